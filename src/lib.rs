@@ -1,1 +1,4 @@
-//! x
+//! Rowtide's application: everything right of the queue.
+
+pub mod retry;
+pub mod target;

@@ -1,1 +1,3 @@
-fn main(){}
+//! The `rowtide` program.
+
+fn main() {}

@@ -1,0 +1,282 @@
+//! The one byte budget (law 5).
+//!
+//! ```text
+//!   limit ┌──────────────────────────────────────────────┐
+//!         │ log: anything that is free                   │
+//!   half  ├──────────────────────────────────────────────┤
+//!         │ reads and log                                │
+//!         └──────────────────────────────────────────────┘
+//! ```
+//! Whoever holds bytes holds a [`Charge`] for them; it ends when the memory does. Reads (chunks,
+//! refetches) hold at most half, so the log always has the other half and goes on: what it passes is
+//! settled without any reader's help, so nobody waits in a circle (ATTACKS B10). Whoever waits is
+//! served in order, the log before the reads.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// For whom bytes are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The reader of the log.
+    Log,
+    /// Reads beside the log.
+    Read,
+}
+
+/// Why bytes were not given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BudgetError {
+    /// One item is larger than everything its class may hold.
+    #[error(
+        "an item of {bytes} bytes does not fit into the {limit} bytes that its class may hold; \
+         raise memory.max_rss or lower memory.document_bytes_max"
+    )]
+    NeverFits {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The most this class may hold.
+        limit: usize,
+    },
+}
+
+/// The budget all charges are made against. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// What was configured; [`State::limit`] never rises above it.
+    full: usize,
+    /// What may be held now; lowered while the process's real memory is too high.
+    limit: usize,
+    log: usize,
+    read: usize,
+    most: usize,
+    waiting_log: VecDeque<Waiter>,
+    waiting_read: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    bytes: usize,
+    granted: oneshot::Sender<Charge>,
+}
+
+impl State {
+    fn used(&self) -> usize {
+        self.log + self.read
+    }
+
+    fn fits(&self, class: Class, bytes: usize) -> bool {
+        // A lowered limit must not starve an item that the full one would carry: it passes alone.
+        let total = self.used() + bytes <= self.limit || (self.used() == 0 && bytes <= self.full);
+        match class {
+            Class::Log => total,
+            Class::Read => total && (self.read + bytes <= self.limit / 2 || self.read == 0),
+        }
+    }
+
+    fn add(&mut self, class: Class, bytes: usize) {
+        match class {
+            Class::Log => self.log += bytes,
+            Class::Read => self.read += bytes,
+        }
+        self.most = self.most.max(self.used());
+    }
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            full: limit,
+            limit,
+            log: 0,
+            read: 0,
+            most: 0,
+            waiting_log: VecDeque::new(),
+            waiting_read: VecDeque::new(),
+        })))
+    }
+
+    /// Waits until `bytes` may be held. Dropping the future gives the place in the line back.
+    pub async fn reserve(&self, class: Class, bytes: usize) -> Result<Charge, BudgetError> {
+        let turn = {
+            let mut state = self.lock();
+            let most = match class {
+                Class::Log => state.full,
+                Class::Read => state.full / 2,
+            };
+            if bytes > most {
+                return Err(BudgetError::NeverFits { bytes, limit: most });
+            }
+            let must_queue = match class {
+                Class::Log => !state.waiting_log.is_empty(),
+                Class::Read => !state.waiting_log.is_empty() || !state.waiting_read.is_empty(),
+            };
+            if !must_queue && state.fits(class, bytes) {
+                state.add(class, bytes);
+                return Ok(Charge::new(self.clone(), class, bytes));
+            }
+            let (granted, turn) = oneshot::channel();
+            let line = match class {
+                Class::Log => &mut state.waiting_log,
+                Class::Read => &mut state.waiting_read,
+            };
+            line.push_back(Waiter { bytes, granted });
+            turn
+        };
+        // A line that was vacated by a dropped waiter is looked at again.
+        self.serve();
+        // The sender lives in the budget, which this call holds: it cannot be dropped unanswered.
+        Ok(turn.await.unwrap_or_else(|_| Charge::new(self.clone(), class, 0)))
+    }
+
+    /// An empty charge, to merge others into.
+    pub fn nothing(&self) -> Charge {
+        Charge::new(self.clone(), Class::Log, 0)
+    }
+
+    /// Bytes held now.
+    pub fn used(&self) -> usize {
+        self.lock().used()
+    }
+
+    /// The most bytes that were ever held at once.
+    pub fn most_used(&self) -> usize {
+        self.lock().most
+    }
+
+    /// Bytes that may be held now.
+    pub fn limit(&self) -> usize {
+        self.lock().limit
+    }
+
+    /// Bytes that may be held at the most.
+    pub fn full_limit(&self) -> usize {
+        self.lock().full
+    }
+
+    /// Lowers or restores the limit: real memory counts, not only what was charged. Nothing that is
+    /// held is taken away; nothing new is given until enough has ended.
+    pub fn set_limit(&self, bytes: usize) {
+        {
+            let mut state = self.lock();
+            state.limit = bytes.min(state.full);
+        }
+        self.serve();
+    }
+
+    fn release(&self, log: usize, read: usize) {
+        {
+            let mut state = self.lock();
+            state.log -= log;
+            state.read -= read;
+        }
+        self.serve();
+    }
+
+    /// Serves the lines, the log's first. Grants are sent after the lock is let go: a receiver that
+    /// has gone gives its charge back, and that takes the lock again.
+    fn serve(&self) {
+        loop {
+            let next = {
+                let mut state = self.lock();
+                let State { waiting_log, waiting_read, .. } = &mut *state;
+                waiting_log.retain(|waiter| !waiter.granted.is_closed());
+                waiting_read.retain(|waiter| !waiter.granted.is_closed());
+                let class = if state.waiting_log.is_empty() { Class::Read } else { Class::Log };
+                let line = match class {
+                    Class::Log => &state.waiting_log,
+                    Class::Read => &state.waiting_read,
+                };
+                let Some(bytes) = line.front().map(|waiter| waiter.bytes) else {
+                    return;
+                };
+                if !state.fits(class, bytes) {
+                    return;
+                }
+                state.add(class, bytes);
+                let waiter = match class {
+                    Class::Log => state.waiting_log.pop_front(),
+                    Class::Read => state.waiting_read.pop_front(),
+                };
+                (waiter, class, bytes)
+            };
+            let (Some(waiter), class, bytes) = next else { return };
+            let charge = Charge::new(self.clone(), class, bytes);
+            if let Err(returned) = waiter.granted.send(charge) {
+                returned.forget_into(self);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that are held, by class. They are given back when it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping a charge gives its bytes back"]
+pub struct Charge {
+    budget: Budget,
+    log: usize,
+    read: usize,
+}
+
+impl Charge {
+    fn new(budget: Budget, class: Class, bytes: usize) -> Self {
+        match class {
+            Class::Log => Self { budget, log: bytes, read: 0 },
+            Class::Read => Self { budget, log: 0, read: bytes },
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.log + self.read
+    }
+
+    /// Takes up to `bytes` out into a charge of their own.
+    pub fn split(&mut self, bytes: usize) -> Charge {
+        let log = bytes.min(self.log);
+        let read = (bytes - log).min(self.read);
+        self.log -= log;
+        self.read -= read;
+        Charge { budget: self.budget.clone(), log, read }
+    }
+
+    /// Puts `other` in.
+    pub fn merge(&mut self, mut other: Charge) {
+        self.log += std::mem::take(&mut other.log);
+        self.read += std::mem::take(&mut other.read);
+    }
+
+    /// Gives back what is above `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let spare = self.bytes().saturating_sub(bytes);
+        if spare > 0 {
+            drop(self.split(spare));
+        }
+    }
+
+    /// Gives the bytes back without serving the lines: the caller is serving them.
+    fn forget_into(mut self, budget: &Budget) {
+        let mut state = budget.lock();
+        state.log -= std::mem::take(&mut self.log);
+        state.read -= std::mem::take(&mut self.read);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.bytes() > 0 {
+            self.budget.release(self.log, self.read);
+        }
+    }
+}

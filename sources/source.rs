@@ -1,0 +1,194 @@
+//! The contract between a source and the application.
+//!
+//! The life of a source:
+//! ```text
+//! source.check()                      everything that is missing, at once, each with its fix
+//! let reader = source.open(resume)    connects, asks law 8's questions, compares up to the checkpoint
+//! reader.continuity()                 the same identity, or a new one: the application sets the base
+//! reader.run(outlet, durable, stop)   Change… Checkpoint(position) until stopped or lost
+//!     durable.changed()               what the application has made durable is acknowledged
+//! source.open(last checkpoint)        and again after a failure that waiting can mend
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::change::Table;
+use crate::position::{Offset, Position};
+use crate::queue::Outlet;
+use crate::world::BoxFuture;
+
+/// A failure of a source, by what to do about it (law 7).
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The world's: wait and try again.
+    #[error("{context}: {reason}")]
+    Wait {
+        /// What was being done, as in "open the replication connection".
+        context: &'static str,
+        /// What was answered.
+        reason: String,
+    },
+    /// The data's or the set-up's: a person must act.
+    #[error("{state}: {what}; {hint}")]
+    Halt {
+        /// The state that `status` shows, as in `slot-lost`.
+        state: &'static str,
+        /// What was found.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The pipeline has ended; nothing is wrong here.
+    #[error("the pipeline has ended")]
+    Closed,
+}
+
+/// One thing that `check` found missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What is missing.
+    pub what: String,
+    /// What mends it: SQL where there is SQL for it.
+    pub fix: String,
+}
+
+/// Where to go on.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    /// The last durable checkpoint.
+    pub position: Position,
+    /// Whether the last process ended its work in order: drained and recorded.
+    pub clean: bool,
+}
+
+/// Whether the log goes on where the checkpoint left it (law 1: identity is proved by continuity).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Continuity {
+    /// There was no checkpoint.
+    First,
+    /// The same history.
+    Continued,
+    /// Another history; what lies behind the checkpoint cannot be trusted.
+    Broken {
+        /// What showed it.
+        reason: String,
+    },
+}
+
+/// A table's progress in the first fill.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableProgress {
+    /// `schema.table`.
+    pub name: String,
+    /// The database's own estimate, for the bar.
+    pub rows_estimated: u64,
+    /// Rows that have entered the stream from reads.
+    pub rows_read: u64,
+    /// All of it has entered the stream.
+    pub done: bool,
+}
+
+/// What a source says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// What it is waiting for, in words; `None` when nothing.
+    pub waiting_for: Option<String>,
+    /// Progress of the first fill.
+    pub tables: Vec<TableProgress>,
+    /// Bytes of log that the server keeps for this reader.
+    pub log_held_bytes: u64,
+    /// Time until the server drops the log that it keeps, at the present rate; `None` without a
+    /// bound or a rate.
+    pub log_held_time_left: Option<Duration>,
+    /// Bytes of log between the server's end and the reader.
+    pub log_behind_bytes: u64,
+    /// The commit time of the newest transaction passed, in microseconds since 1970.
+    pub passed_commit_unix_us: i64,
+    /// Rows read, displaced by a change of the same key that came meanwhile (law 6: superseded).
+    pub rows_displaced: u64,
+    /// Rows read in all, the displaced ones included.
+    pub rows_read: u64,
+    /// Reads taken again since their snapshot did not see all that had been passed.
+    pub reads_repeated: u64,
+    /// Rows read again by key since their change did not carry every column.
+    pub rows_refetched: u64,
+}
+
+/// Told once: stop reading, hand over what is complete, return.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<bool>);
+
+/// Tells it.
+#[derive(Debug)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Stop {
+    /// A pair.
+    pub fn pair() -> (Stopper, Stop) {
+        let (sender, receiver) = watch::channel(false);
+        (Stopper(sender), Stop(receiver))
+    }
+
+    /// Whether it was told.
+    pub fn is_told(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Ends when it is told, or when nobody is left who could tell.
+    pub async fn told(&mut self) {
+        while !*self.0.borrow_and_update() {
+            if self.0.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Stopper {
+    /// Stop.
+    pub fn tell(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// Everything that the application and a running reader say to each other.
+pub struct Link {
+    /// Where changes go.
+    pub outlet: Outlet,
+    /// The newest position that is durable everywhere; the reader acknowledges it to the database.
+    pub durable: watch::Receiver<Option<Position>>,
+    /// What the reader says of itself.
+    pub status: watch::Sender<SourceStatus>,
+    /// When to stop.
+    pub stop: Stop,
+}
+
+/// A place where changes come from.
+pub trait Source: Send + Sync {
+    /// Everything that is missing, at once.
+    fn check(&self) -> BoxFuture<'_, Result<Vec<Finding>, SourceError>>;
+
+    /// The tables as they are now, in the configured order; [`Table::number`] is the place in it.
+    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>>;
+
+    /// Connects and asks, before anything is read (law 8).
+    fn open(&self, resume: Option<Resume>) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>>;
+}
+
+/// A connected source that is about to be read.
+pub trait Reader: Send {
+    /// A name of the history that is read, for the state document and for people.
+    fn identity(&self) -> &str;
+
+    /// Whether the history goes on.
+    fn continuity(&self) -> &Continuity;
+
+    /// The first offset that can be emitted.
+    fn first(&self) -> Offset;
+
+    /// Emits changes until it is told to stop (`Ok`) or fails.
+    fn run(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), SourceError>>;
+}

@@ -1,0 +1,217 @@
+//! Where documents go: the contract between the heart and a search cluster.
+//!
+//! A target judges nothing by itself: it sends what it is given and says, item by item, what came of
+//! it, or that it does not know. What follows from that is decided in one place, [`crate::retry`].
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sources::change::Column;
+use sources::world::BoxFuture;
+
+pub mod elasticsearch;
+
+/// One bulk request, as bytes.
+#[derive(Clone, Debug)]
+pub struct Bulk {
+    /// Names the request in the target's list of tasks (`X-Opaque-Id`), so that one whose answer was
+    /// lost can be asked after.
+    pub opaque_id: String,
+    /// Newline-delimited actions and documents. Cloning shares it: the bytes live once.
+    pub body: Bytes,
+    /// How many actions the body holds; the answer must have as many.
+    pub actions: usize,
+}
+
+/// What came of one action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, or there was nothing left to do (404 on a delete).
+    Written,
+    /// The target holds a newer version (409, [`version conflict`]; T30).
+    ///
+    /// [`version conflict`]: https://www.elastic.co/guide/en/elasticsearch/reference/8.19/docs-bulk.html
+    Stale,
+    /// Not done, for a reason of this document's or the target's.
+    Failed {
+        /// The item's HTTP status.
+        status: u16,
+        /// The error's type, as in `document_parsing_exception`.
+        kind: String,
+        /// The error's reason. May quote the document: it goes into a dead letter, never into a log.
+        reason: String,
+    },
+}
+
+/// A failure of a whole request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// It is certain that nothing of the request was or will be executed: no connection was made,
+    /// or the target refused it before executing it (429).
+    #[error("{context}: not executed: {reason}")]
+    NotExecuted {
+        /// What was being done.
+        context: &'static str,
+        /// What was answered.
+        reason: String,
+    },
+    /// The request is larger than the target takes (413): nothing was executed, and the same bytes
+    /// never will be.
+    #[error("{context}: the request is too large for the target")]
+    TooLarge {
+        /// What was being done.
+        context: &'static str,
+    },
+    /// No answer was read, or one that says nothing (timeout, closed socket, 5xx): the request may
+    /// have been executed, or may be later.
+    #[error("{context}: no certain answer: {reason}")]
+    Unresolved {
+        /// What was being done.
+        context: &'static str,
+        /// What happened.
+        reason: String,
+    },
+    /// Somebody else changed the state document meanwhile, or an index is not what it was.
+    #[error("{context}: {reason}")]
+    Conflict {
+        /// What was being done.
+        context: &'static str,
+        /// What was found.
+        reason: String,
+    },
+    /// A person must act: wrong credentials, no permission, an unknown version.
+    #[error("{context}: {reason}; {hint}")]
+    Halt {
+        /// What was being done.
+        context: &'static str,
+        /// What was answered.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+}
+
+/// An index as the shape wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSpec {
+    /// The alias that is written through; the real index behind it is made by Rowtide.
+    pub alias: String,
+    /// The pipeline that owns it; kept in the mapping's `_meta`.
+    pub pipeline: String,
+    /// Fields of a document with the columns they come from.
+    pub fields: Vec<(String, Column)>,
+    /// Changes when the shape does; kept in `_meta`.
+    pub shape_hash: String,
+}
+
+/// What a target holds under an alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexState {
+    /// The real index's name.
+    pub name: String,
+    /// Its UUID: another one means that a person deleted or restored it (T45).
+    pub uuid: String,
+    /// Documents in it.
+    pub documents: u64,
+    /// `_meta.rowtide.pipeline`; `None` when Rowtide did not make it.
+    pub pipeline: Option<String>,
+    /// `_meta.rowtide.shape`.
+    pub shape_hash: Option<String>,
+}
+
+/// Law 1's state document, one for each pipeline, changed only by compare-and-set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateDocument {
+    /// The format of this document.
+    pub format: u32,
+    /// The history that the versions belong to, as the source names it.
+    pub identity: String,
+    /// What is added to offsets.
+    pub base: i64,
+    /// No version above it was issued.
+    pub ceiling: u64,
+    /// Who may write.
+    pub lease: Option<LeaseEntry>,
+    /// The real indices with their UUIDs, by alias.
+    pub indices: std::collections::BTreeMap<String, String>,
+}
+
+/// Who may write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseEntry {
+    /// A random name of the process's store, kept in it.
+    pub owner: String,
+    /// Raised at every renewal, so that a watcher sees that the owner lives.
+    pub beat: u64,
+    /// Milliseconds without a beat after which another may take it.
+    pub ttl_ms: u64,
+}
+
+/// The state document with what compare-and-set needs (`_seq_no`, `_primary_term`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The document.
+    pub document: StateDocument,
+    /// Which write of it was read.
+    pub revision: Revision,
+}
+
+/// Which write of the state document was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// `_seq_no`.
+    pub seq_no: u64,
+    /// `_primary_term`.
+    pub primary_term: u64,
+}
+
+/// A search cluster, or a model of one.
+pub trait Target: Send + Sync {
+    /// Sends a bulk request and judges every item of the answer (T32): as many outcomes as actions,
+    /// in their order.
+    fn bulk(&self, request: Bulk) -> BoxFuture<'_, Result<Vec<Outcome>, TargetError>>;
+
+    /// Whether a task with this `X-Opaque-Id` runs anywhere in the cluster.
+    fn is_running<'a>(&'a self, opaque_id: &'a str) -> BoxFuture<'a, Result<bool, TargetError>>;
+
+    /// What is there under an alias (or as an index of that name); `None` when nothing is.
+    fn index<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<IndexState>, TargetError>>;
+
+    /// Makes a new real index with its mapping and puts the alias on it, in one step.
+    fn create_index<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>>;
+
+    /// Deletes a real index by name, with its aliases (`existing: replace`).
+    fn delete_index<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), TargetError>>;
+
+    /// Makes everything that was written searchable.
+    fn refresh<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<(), TargetError>>;
+
+    /// The ids of at most `limit` documents after `after` (in the target's own stable order), for a
+    /// barrier (law 9); empty at the end. `cursor` is `None` at first, then what was returned.
+    fn ids<'a>(
+        &'a self,
+        alias: &'a str,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<IdPage, TargetError>>;
+
+    /// Reads the state document.
+    fn load_state<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Stored>, TargetError>>;
+
+    /// Writes the state document if nobody has written it since `seen` (`None`: if there is none);
+    /// else [`TargetError::Conflict`].
+    fn save_state<'a>(
+        &'a self,
+        id: &'a str,
+        document: &'a StateDocument,
+        seen: Option<Revision>,
+    ) -> BoxFuture<'a, Result<Revision, TargetError>>;
+}
+
+/// A page of document ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdPage {
+    /// The ids.
+    pub ids: Vec<String>,
+    /// To give back for the next page; `None` at the end.
+    pub cursor: Option<String>,
+}

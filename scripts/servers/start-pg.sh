@@ -18,9 +18,9 @@
 set -euo pipefail
 usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "$0"; }
 [[ ${1:-} != -h && ${1:-} != --help ]] || { usage; exit 0; }
-(($# >= 2)) || { usage >&2; exit 2; }
-port=$1 data=$2
-shift 2
+(($# >= 2)) || [[ -n ${PROVISION_ONLY:-} ]] || { usage >&2; exit 2; }
+port=${1:-} data=${2:-}
+shift $(($# < 2 ? $# : 2))
 cache=${ROWTIDE_SERVERS:-$HOME/.cache/rowtide-servers}
 case ${PG_VERSION:-18} in
   15) version=15.19.0 ;;

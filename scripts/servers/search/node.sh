@@ -23,9 +23,9 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   usage
   exit 0
 fi
-(($# >= 2)) || { usage >&2; exit 2; }
-port=$1 data=$2
-shift 2
+(($# >= 2)) || [[ -n ${PROVISION_ONLY:-} ]] || { usage >&2; exit 2; }
+port=${1:-} data=${2:-}
+shift $(($# < 2 ? $# : 2))
 cache=${ROWTIDE_SERVERS:-$HOME/.cache/rowtide-servers}
 home=$cache/$name-$version
 # shellcheck source=scripts/servers/java.sh

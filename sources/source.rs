@@ -3,7 +3,7 @@
 //! The life of a source:
 //! ```text
 //! source.check()                      everything that is missing, at once, each with its fix
-//! let reader = source.open(resume)    connects, asks law 8's questions, compares up to the checkpoint
+//! let reader = source.open(resume, status)   connects, asks law 8's questions, compares up to the checkpoint
 //! reader.continuity()                 the same identity, or a new one: the application sets the base
 //! reader.run(outlet, durable, stop)   Change… Checkpoint(position) until stopped or lost
 //!     durable.changed()               what the application has made durable is acknowledged
@@ -154,6 +154,9 @@ impl Stopper {
     }
 }
 
+/// Where a source says what it is doing; shared by all of its tasks.
+pub type StatusSender = Arc<watch::Sender<SourceStatus>>;
+
 /// Everything that the application and a running reader say to each other.
 pub struct Link {
     /// Where changes go.
@@ -161,7 +164,7 @@ pub struct Link {
     /// The newest position that is durable everywhere; the reader acknowledges it to the database.
     pub durable: watch::Receiver<Option<Position>>,
     /// What the reader says of itself.
-    pub status: watch::Sender<SourceStatus>,
+    pub status: StatusSender,
     /// When to stop.
     pub stop: Stop,
 }
@@ -174,8 +177,12 @@ pub trait Source: Send + Sync {
     /// The tables as they are now, in the configured order; [`Table::number`] is the place in it.
     fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>>;
 
-    /// Connects and asks, before anything is read (law 8).
-    fn open(&self, resume: Option<Resume>) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>>;
+    /// Connects and asks, before anything is read (law 8). What it has to wait for shows in `status`.
+    fn open(
+        &self,
+        resume: Option<Resume>,
+        status: StatusSender,
+    ) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>>;
 }
 
 /// A connected source that is about to be read.

@@ -1,4 +1,5 @@
 //! Rowtide's application: everything right of the queue.
 
+pub mod dead_letters;
 pub mod retry;
 pub mod target;

@@ -1,5 +1,6 @@
 //! Rowtide's application: everything right of the queue.
 
+pub mod config;
 pub mod dead_letters;
 pub mod ledger;
 pub mod retry;

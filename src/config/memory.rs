@@ -1,0 +1,122 @@
+//! From `memory.max_rss` to the byte budget.
+
+use super::problem::{KeyPath, Place, Problems};
+use super::section::Section;
+
+/// What the process needs before it holds any row: code, runtime, TLS, SQLite's cache, the
+/// allocator's own (measured idle: 14 to 18 MiB).
+pub const FLOOR_BYTES: usize = 24 << 20;
+
+/// Beside the readers' connections: the log's, and the answers of the target.
+const WIRE_BUFFERS_BESIDE_READERS: usize = 2;
+
+/// The smallest budget that still moves: some batches for each of the lanes and a chunk.
+pub const BUDGET_BYTES_MIN: usize = 8 << 20;
+
+/// Default of `memory.max_rss`, in bytes.
+const MAX_RSS_DEFAULT: usize = 256 << 20;
+
+/// Default of `memory.document_bytes_max` as a part of `max_rss`: the wire buffers, one document
+/// each, then take an eighth with two readers.
+const DOCUMENT_PART: usize = 32;
+
+/// What the process may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The most resident memory the process may have, in bytes.
+    pub max_rss: usize,
+    /// The most bytes one row may have; a larger one becomes a dead letter without a body.
+    pub document_bytes_max: usize,
+    /// The byte budget (law 5), computed by [`budget_bytes`].
+    pub budget_bytes: usize,
+}
+
+/// The byte budget under `max_rss`:
+///
+/// ```text
+/// (max_rss − 24 MiB floor − (readers + 2) × document_bytes_max) × 3/4
+/// ```
+/// Each connection can hold one maximal document in its wire buffer before it is charged; a quarter
+/// of the rest is left for what the allocator rounds up and returns late. `None` when less than
+/// [`BUDGET_BYTES_MIN`] is left.
+pub fn budget_bytes(max_rss: usize, document_bytes_max: usize, readers: usize) -> Option<usize> {
+    let buffers = document_bytes_max.checked_mul(readers + WIRE_BUFFERS_BESIDE_READERS)?;
+    let rest = max_rss.checked_sub(FLOOR_BYTES)?.checked_sub(buffers)?;
+    let budget = rest / 4 * 3;
+    (budget >= BUDGET_BYTES_MIN).then_some(budget)
+}
+
+/// Reads `[memory]`; `readers` is how many connections read beside the log.
+pub(super) fn read(section: Option<Section<'_>>, readers: usize, problems: &mut Problems) -> Memory {
+    let (mut max_rss, mut document_bytes_max) = (MAX_RSS_DEFAULT, MAX_RSS_DEFAULT / DOCUMENT_PART);
+    let mut place = Place::Line(1);
+    let path = KeyPath::default().key("memory").key("max_rss");
+    if let Some(mut section) = section {
+        max_rss = section.size("max_rss", problems).unwrap_or(max_rss);
+        let document = section.size("document_bytes_max", problems);
+        document_bytes_max = document.unwrap_or(max_rss / DOCUMENT_PART);
+        let entry = section.entry("max_rss").or_else(|| section.entry("document_bytes_max"));
+        place = entry.map_or(section.place.clone(), |entry| entry.place.clone());
+        section.finish(problems);
+    }
+    let budget = budget_bytes(max_rss, document_bytes_max, readers);
+    if let Some(what) = too_small(budget, max_rss, document_bytes_max, readers) {
+        let fix = "raise memory.max_rss, or lower memory.document_bytes_max or the source's readers";
+        problems.add(&place, &path, what, fix);
+    }
+    Memory { max_rss, document_bytes_max, budget_bytes: budget.unwrap_or(BUDGET_BYTES_MIN) }
+}
+
+fn too_small(
+    budget: Option<usize>,
+    max_rss: usize,
+    document_bytes_max: usize,
+    readers: usize,
+) -> Option<String> {
+    match budget {
+        None => Some(format!(
+            "{} leaves less than {} of budget: {} for the process itself and {} wire buffers of {} come first",
+            mib(max_rss),
+            mib(BUDGET_BYTES_MIN),
+            mib(FLOOR_BYTES),
+            readers + WIRE_BUFFERS_BESIDE_READERS,
+            mib(document_bytes_max),
+        )),
+        // Reads hold at most half of the budget, and a document is held twice while it is rendered.
+        Some(budget) if document_bytes_max > budget / 4 => Some(format!(
+            "documents of {} do not fit: one may take a quarter of the budget, which is {}",
+            mib(document_bytes_max),
+            mib(budget),
+        )),
+        Some(_) => None,
+    }
+}
+
+fn mib(bytes: usize) -> String {
+    match bytes >= 1 << 20 {
+        true => format!("{} MiB", bytes >> 20),
+        false => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn the_budget_is_three_quarters_of_what_floor_and_buffers_leave() {
+        assert_eq!(budget_bytes(256 * MIB, 8 * MIB, 2), Some((256 - 24 - 32) * MIB / 4 * 3));
+        assert_eq!(budget_bytes(128 * MIB, 4 * MIB, 2), Some((128 - 24 - 16) * MIB / 4 * 3));
+    }
+
+    #[test]
+    fn a_bound_that_leaves_too_little_is_refused() {
+        assert_eq!(budget_bytes(32 * MIB, MIB, 2), None);
+        assert_eq!(budget_bytes(8 * MIB, MIB, 2), None);
+        assert_eq!(budget_bytes(usize::MAX, usize::MAX / 2, 2), None);
+        assert!(budget_bytes(48 * MIB, 48 * MIB / DOCUMENT_PART, 2).is_some());
+    }
+}

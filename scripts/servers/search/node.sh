@@ -64,7 +64,7 @@ fetch_jars() {
     '<groupId>rowtide.servers</groupId><artifactId>all</artifactId><version>1</version><packaging>pom</packaging>' \
     "<modules>$units</modules></project>" >"$build/pom.xml"
   # shellcheck disable=SC2016 # Maven's variable, not the shell's
-  mvn -B -q -f "$build/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+  mvn -B -q -Dstyle.color=never -f "$build/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
     -DincludeScope=runtime '-DoutputDirectory=${project.basedir}/jars' </dev/null >&2
 }
 

@@ -64,6 +64,13 @@ pub struct Table {
     pub key: Box<[u16]>,
 }
 
+impl Table {
+    /// Bytes of the values of `row`'s key.
+    pub fn key_bytes(&self, row: &Row) -> usize {
+        self.key.iter().filter_map(|&column| row.get(usize::from(column))).map(<[u8]>::len).sum()
+    }
+}
+
 /// The values of one row, JSON already. A column can be absent: unknown, never null.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Row {
@@ -240,19 +247,19 @@ pub struct Change {
     pub origin: Origin,
 }
 
+impl Op {
+    /// The row, whole or the key's columns only.
+    pub fn row(&self) -> &Row {
+        match self {
+            Self::Put(row) | Self::Delete(row) | Self::TooLarge { key: row, .. } => row,
+        }
+    }
+}
+
 impl Change {
     /// The row, whole or the key's columns only.
     pub fn row(&self) -> &Row {
-        match &self.op {
-            Op::Put(row) | Op::Delete(row) | Op::TooLarge { key: row, .. } => row,
-        }
-    }
-
-    /// Bytes of the key's values.
-    pub fn key_bytes(&self) -> usize {
-        let row = self.row();
-        let values = self.table.key.iter().filter_map(|&column| row.get(usize::from(column)));
-        values.map(<[u8]>::len).sum()
+        self.op.row()
     }
 }
 

@@ -11,7 +11,7 @@
 use tokio::sync::mpsc;
 
 use crate::budget::{Budget, BudgetError, Charge, Class};
-use crate::change::{Change, Item};
+use crate::change::{Change, Item, Op, Table};
 
 /// Memory that an item costs beside its values: the item itself, the allocator's rounding, the
 /// lane's entry and its place in the lane's index.
@@ -27,7 +27,17 @@ pub struct Costs {
 impl Costs {
     /// Bytes to charge for a change, from the queue to the answer of its bulk request.
     pub fn of_change(&self, change: &Change) -> usize {
-        ITEM_BYTES + self.render_bytes + change.row().heap_bytes() + change.key_bytes()
+        self.of_op(&change.table, &change.op)
+    }
+
+    /// Bytes to charge for what happened to a row of `table`.
+    pub fn of_op(&self, table: &Table, op: &Op) -> usize {
+        self.of_values(op.row().heap_bytes(), table.key_bytes(op.row()))
+    }
+
+    /// Bytes to charge for a row with so many bytes of values, of which so many are its key's.
+    pub fn of_values(&self, bytes: usize, key_bytes: usize) -> usize {
+        ITEM_BYTES + self.render_bytes + bytes + key_bytes
     }
 
     /// Bytes to charge for any item.

@@ -4,4 +4,5 @@ pub mod config;
 pub mod dead_letters;
 pub mod ledger;
 pub mod retry;
+pub mod store;
 pub mod target;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 use sources::change::Table as SourceTable;
-use sources::source::{Finding, Reader, Resume, Source, SourceError};
+use sources::source::{Finding, Reader, Resume, Source, SourceError, StatusSender};
 use sources::world::{BoxFuture, RealWorld};
 use sources::{Problem as SourceProblem, Settings};
 
@@ -21,7 +21,11 @@ impl Source for Fake {
     fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<SourceTable>>, SourceError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
-    fn open(&self, _resume: Option<Resume>) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>> {
+    fn open(
+        &self,
+        _resume: Option<Resume>,
+        _status: StatusSender,
+    ) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>> {
         Box::pin(async { Err(SourceError::Closed) })
     }
 }

@@ -1,0 +1,226 @@
+//! Dead letters in the store.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+use rusqlite::{Connection, OptionalExtension, params};
+use sources::position::Version;
+use sources::world::BoxFuture;
+
+use super::StoreError;
+use super::sqlite::Sqlite;
+use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
+
+/// What a letter costs beside its texts: its row, its place in SQLite's index and here. Generous, so
+/// that the limit also bounds the memory: 256 MiB are at most 262,144 letters, 4 MiB of places.
+const LETTER_BYTES: u64 = 1024;
+
+/// The dead letters of one pipeline.
+pub struct Letters {
+    store: Sqlite,
+    pipeline: Arc<str>,
+    limit_bytes: u64,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// How many letters have a place with this hash. A false hit costs a look into the store.
+    places: HashMap<u64, u32>,
+    bytes: u64,
+}
+
+/// A letter for people, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedLetter {
+    /// The alias it was written through.
+    pub index: String,
+    /// The document's id, escaped as in JSON.
+    pub id: String,
+    /// The version it was to be written with.
+    pub version: Version,
+    /// Why it was refused. May quote the document.
+    pub reason: String,
+    /// Bytes of the document.
+    pub bytes: u64,
+    /// When it was kept.
+    pub unix_seconds: u64,
+}
+
+impl Letters {
+    pub(super) async fn open(store: Sqlite, pipeline: &str, limit_bytes: u64) -> Result<Self, StoreError> {
+        let name = pipeline.to_owned();
+        let load = move |connection: &mut Connection| {
+            let select = "SELECT index_name, id, held_bytes FROM dead_letters WHERE pipeline = ?1";
+            let mut statement = connection.prepare(select)?;
+            let mut rows = statement.query([name])?;
+            let mut held = Held::default();
+            while let Some(row) = rows.next()? {
+                let (index, id, bytes): (String, Vec<u8>, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                *held.places.entry(place(&index, &id)).or_default() += 1;
+                held.bytes += bytes;
+            }
+            Ok(held)
+        };
+        let held = store.run("load the dead letters", load).await?;
+        Ok(Self { store, pipeline: pipeline.into(), limit_bytes, held: Mutex::new(held) })
+    }
+
+    /// Bytes that all letters hold on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.held().bytes
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.held().places.values().map(|&count| u64::from(count)).sum()
+    }
+
+    /// The oldest ones, at most `limit`.
+    pub async fn list(&self, limit: u32) -> Result<Vec<ListedLetter>, StoreError> {
+        let pipeline = self.pipeline.to_string();
+        let list = move |connection: &mut Connection| {
+            let select = "SELECT index_name, id, version, reason, bytes, unix_seconds FROM dead_letters
+                          WHERE pipeline = ?1 ORDER BY unix_seconds, rowid LIMIT ?2";
+            let mut statement = connection.prepare(select)?;
+            let rows = statement.query_map(params![pipeline, limit], |row| {
+                let id: Vec<u8> = row.get(1)?;
+                Ok(ListedLetter {
+                    index: row.get(0)?,
+                    id: String::from_utf8_lossy(&id).into_owned(),
+                    version: Version::from_target(row.get(2)?),
+                    reason: row.get(3)?,
+                    bytes: row.get(4)?,
+                    unix_seconds: row.get(5)?,
+                })
+            })?;
+            rows.collect()
+        };
+        self.store.run("list the dead letters", list).await
+    }
+
+    async fn put(&self, letter: DeadLetter) -> Result<(), DeadLetterError> {
+        let texts = letter.index.len() + letter.id.len() + letter.reason.len();
+        let body_bytes = letter.body.as_ref().map_or(0, |body| body.len());
+        let new_bytes = LETTER_BYTES + (texts + body_bytes) as u64;
+        let bytes = self.bytes() + new_bytes;
+        if bytes > self.limit_bytes {
+            return Err(DeadLetterError::Full { bytes, limit: self.limit_bytes });
+        }
+        let pipeline = self.pipeline.to_string();
+        let seconds = self.store.unix_seconds();
+        let place = place(&letter.index, &letter.id);
+        // Known before it is durable: at worst a change of the place looks into the store in vain.
+        {
+            let mut held = self.held();
+            *held.places.entry(place).or_default() += 1;
+            held.bytes += new_bytes;
+        }
+        let keep = move |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            let old = remove(&transaction, &pipeline, &letter.index, &letter.id, None)?;
+            let put = "INSERT INTO dead_letters (pipeline, index_name, id, version, reason, body, bytes,
+                           held_bytes, unix_seconds) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+            transaction.prepare_cached(put)?.execute(params![
+                pipeline,
+                &*letter.index,
+                &*letter.id,
+                letter.version.get(),
+                letter.reason,
+                letter.body.as_deref(),
+                letter.bytes,
+                new_bytes,
+                seconds,
+            ])?;
+            transaction.commit()?;
+            Ok(old)
+        };
+        match self.store.run("keep a dead letter", keep).await {
+            Ok(old) => {
+                self.forget(place, old);
+                Ok(())
+            }
+            Err(error) => {
+                self.forget(place, Some(new_bytes));
+                Err(DeadLetterError::Store { reason: error.to_string() })
+            }
+        }
+    }
+
+    async fn end(&self, index: &str, id: &[u8], version: Version) -> Result<(), DeadLetterError> {
+        if !self.holds(index, id) {
+            return Ok(());
+        }
+        let place = place(index, id);
+        let (pipeline, index, id) = (self.pipeline.to_string(), index.to_owned(), id.to_owned());
+        let end = move |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            let old = remove(&transaction, &pipeline, &index, &id, Some(version))?;
+            transaction.commit()?;
+            Ok(old)
+        };
+        let ended = self.store.run("end a dead letter", end).await;
+        let old = ended.map_err(|error| DeadLetterError::Store { reason: error.to_string() })?;
+        self.forget(place, old);
+        Ok(())
+    }
+
+    /// Takes a letter of `bytes` out of what is known, if there was one.
+    fn forget(&self, place: u64, bytes: Option<u64>) {
+        let Some(bytes) = bytes else { return };
+        let mut held = self.held();
+        held.bytes = held.bytes.saturating_sub(bytes);
+        if let Some(count) = held.places.get_mut(&place) {
+            *count -= 1;
+            if *count == 0 {
+                held.places.remove(&place);
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // No code that can panic runs under the lock.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes the letter of a place, of at most `version` if one is given; returns what it held.
+fn remove(
+    connection: &Connection,
+    pipeline: &str,
+    index: &str,
+    id: &[u8],
+    version: Option<Version>,
+) -> rusqlite::Result<Option<u64>> {
+    let delete = "DELETE FROM dead_letters
+                  WHERE pipeline = ?1 AND index_name = ?2 AND id = ?3 AND (?4 IS NULL OR version <= ?4)
+                  RETURNING held_bytes";
+    let mut statement = connection.prepare_cached(delete)?;
+    statement.query_row(params![pipeline, index, id, version.map(Version::get)], |row| row.get(0)).optional()
+}
+
+fn place(index: &str, id: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (index, id).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl DeadLetters for Letters {
+    fn keep(&self, letter: DeadLetter) -> BoxFuture<'_, Result<(), DeadLetterError>> {
+        Box::pin(self.put(letter))
+    }
+
+    fn holds(&self, index: &str, id: &[u8]) -> bool {
+        self.held().places.contains_key(&place(index, id))
+    }
+
+    fn superseded<'a>(
+        &'a self,
+        index: &'a str,
+        id: &'a [u8],
+        version: Version,
+    ) -> BoxFuture<'a, Result<(), DeadLetterError>> {
+        Box::pin(self.end(index, id, version))
+    }
+}

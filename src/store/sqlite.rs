@@ -1,0 +1,236 @@
+//! The store in SQLite.
+//!
+//! ```text
+//!   async callers ──job──► channel ──► one thread with the connection and the lock ──► oneshot answer
+//! ```
+//! SQLite blocks, so it has a thread of its own: the seam of its I/O. Jobs run in the order in which
+//! they were given; one whose caller has gone still runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sources::position::Position;
+use sources::world::{BoxFuture, SharedWorld};
+use tokio::sync::oneshot;
+
+use super::data_dir::{self, DATABASE_FILE};
+use super::letters::Letters;
+use super::{Saved, Store, StoreError};
+
+/// The newest format of the file that this program knows; it is raised with each change of the
+/// schema, and older ones are brought up.
+pub const FORMAT: u32 = 1;
+
+/// `position` is the source's own text; `version` is below 2^53; `id` and `body` are bytes as sent.
+const SCHEMA: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE pipelines (
+        name TEXT PRIMARY KEY,
+        position TEXT,
+        clean INTEGER NOT NULL,
+        identity TEXT
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE dead_letters (
+        pipeline TEXT NOT NULL,
+        index_name TEXT NOT NULL,
+        id BLOB NOT NULL,
+        version INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        body BLOB,
+        bytes INTEGER NOT NULL,
+        held_bytes INTEGER NOT NULL,
+        unix_seconds INTEGER NOT NULL,
+        PRIMARY KEY (pipeline, index_name, id)
+    ) STRICT;
+";
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// The store of a data directory. Cloning shares it; the last one closes it and gives the directory
+/// back.
+#[derive(Clone)]
+pub struct Sqlite {
+    worker: Arc<Worker>,
+    owner: Arc<str>,
+    world: SharedWorld,
+}
+
+struct Worker {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The thread ends with its channel; then file and lock are free for whoever comes next.
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _a_panic_was_reported_there = thread.join();
+        }
+    }
+}
+
+impl Sqlite {
+    /// Opens the store in `data_dir`, making both if need be. Blocks for some milliseconds.
+    pub fn open(data_dir: &Path, world: SharedWorld) -> Result<Self, StoreError> {
+        let lock = data_dir::take(data_dir)?;
+        let file = data_dir.join(DATABASE_FILE);
+        let (mut connection, owner) = connect(&file, world.random())?;
+        let (jobs, work) = mpsc::channel::<Job>();
+        // Not through World: SQLite blocks, and a simulation brings a store of its own.
+        let thread = std::thread::Builder::new().name("rowtide-store".to_owned()).spawn(move || {
+            while let Ok(job) = work.recv() {
+                job(&mut connection);
+            }
+            drop(connection);
+            drop(lock);
+        });
+        let thread = thread.map_err(|error| StoreError::DataDir {
+            path: data_dir.display().to_string(),
+            what: format!("the store's thread cannot be started: {error}"),
+            fix: "raise the limit of threads".to_owned(),
+        })?;
+        let worker = Worker { jobs: Some(jobs), thread: Some(thread) };
+        Ok(Self { worker: Arc::new(worker), owner: owner.into(), world })
+    }
+
+    /// The random name of this store.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// The dead letters of a pipeline; together they may hold `limit_bytes` on the disk.
+    pub async fn letters(&self, pipeline: &str, limit_bytes: u64) -> Result<Letters, StoreError> {
+        Letters::open(self.clone(), pipeline, limit_bytes).await
+    }
+
+    pub(super) fn unix_seconds(&self) -> u64 {
+        self.world.unix_seconds()
+    }
+
+    /// Runs `work` on the store's thread.
+    pub(super) async fn run<T, W>(&self, context: &'static str, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let _the_caller_may_have_gone = answer.send(work(connection));
+        });
+        let jobs = self.worker.jobs.as_ref().ok_or(StoreError::Ended { context })?;
+        jobs.send(job).map_err(|_| StoreError::Ended { context })?;
+        let result = answered.await.map_err(|_| StoreError::Ended { context })?;
+        result.map_err(|error| StoreError::Sqlite { context, error })
+    }
+}
+
+/// Opens the file and returns the store's owner; `random` names the owner of a new one.
+fn connect(file: &PathBuf, random: u64) -> Result<(Connection, String), StoreError> {
+    let failed = |context| move |error| StoreError::Sqlite { context, error };
+    let mut connection = Connection::open(file).map_err(failed("open the store"))?;
+    // A person may be looking into it with another program.
+    connection.busy_timeout(Duration::from_secs(10)).map_err(failed("open the store"))?;
+    // The format first: a file that is not understood is left untouched.
+    if let Some(found) = format_of(&connection).map_err(failed("read the store's format"))?
+        && found > FORMAT
+    {
+        return Err(StoreError::Newer { path: file.display().to_string(), found, known: FORMAT });
+    }
+    // synchronous FULL: a checkpoint is durable before it is acknowledged (law 4). The cache is small,
+    // since it lies outside of the budget.
+    connection
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -1024;")
+        .map_err(failed("set up the store"))?;
+    let owner = set_up(&mut connection, random).map_err(failed("set up the store"))?;
+    Ok((connection, owner))
+}
+
+/// The file's format; `None` for a new file.
+fn format_of(connection: &Connection) -> rusqlite::Result<Option<u32>> {
+    let tables: u32 =
+        connection
+            .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0))?;
+    if tables == 0 {
+        return Ok(None);
+    }
+    let format = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'format'";
+    connection.query_row(format, [], |row| row.get(0)).optional()
+}
+
+fn set_up(connection: &mut Connection, random: u64) -> rusqlite::Result<String> {
+    let transaction = connection.transaction()?;
+    if format_of(&transaction)?.is_none() {
+        transaction.execute_batch(SCHEMA)?;
+        let put = "INSERT INTO meta (key, value) VALUES (?1, ?2)";
+        transaction.execute(put, params!["format", FORMAT.to_string()])?;
+        transaction.execute(put, params!["owner", format!("{random:016x}")])?;
+    }
+    let owner = transaction.query_row("SELECT value FROM meta WHERE key = 'owner'", [], |row| row.get(0))?;
+    transaction.commit()?;
+    Ok(owner)
+}
+
+impl Store for Sqlite {
+    fn load<'a>(&'a self, pipeline: &'a str) -> BoxFuture<'a, Result<Saved, StoreError>> {
+        let pipeline = pipeline.to_owned();
+        let owner = self.owner.to_string();
+        Box::pin(self.run("load the checkpoint", move |connection| {
+            let select = "SELECT position, clean, identity FROM pipelines WHERE name = ?1";
+            let found = connection.query_row(select, [pipeline], |row| {
+                let position: Option<String> = row.get(0)?;
+                Ok((position.map(Position::from_text), row.get(1)?, row.get(2)?))
+            });
+            let (position, clean, identity) = found.optional()?.unwrap_or((None, false, None));
+            Ok(Saved { owner, position, clean, identity })
+        }))
+    }
+
+    fn begin<'a>(&'a self, pipeline: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        let pipeline = pipeline.to_owned();
+        Box::pin(self.run("begin a run", move |connection| {
+            let put = "INSERT INTO pipelines (name, clean) VALUES (?1, 0)
+                       ON CONFLICT (name) DO UPDATE SET clean = 0";
+            connection.prepare_cached(put)?.execute([pipeline]).map(drop)
+        }))
+    }
+
+    fn identify<'a>(&'a self, pipeline: &'a str, identity: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        let row = (pipeline.to_owned(), identity.to_owned());
+        Box::pin(self.run("keep the identity", move |connection| {
+            let put = "INSERT INTO pipelines (name, clean, identity) VALUES (?1, 0, ?2)
+                       ON CONFLICT (name) DO UPDATE SET identity = excluded.identity";
+            connection.prepare_cached(put)?.execute(row).map(drop)
+        }))
+    }
+
+    fn checkpoint<'a>(
+        &'a self,
+        pipeline: &'a str,
+        position: &'a Position,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let row = (pipeline.to_owned(), position.as_text().to_owned());
+        Box::pin(self.run("keep a checkpoint", move |connection| {
+            let put = "INSERT INTO pipelines (name, clean, position) VALUES (?1, 0, ?2)
+                       ON CONFLICT (name) DO UPDATE SET position = excluded.position";
+            connection.prepare_cached(put)?.execute(row).map(drop)
+        }))
+    }
+
+    fn finish<'a>(
+        &'a self,
+        pipeline: &'a str,
+        position: Option<&'a Position>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let row = (pipeline.to_owned(), position.map(|position| position.as_text().to_owned()));
+        Box::pin(self.run("record a clean end", move |connection| {
+            let put = "INSERT INTO pipelines (name, clean, position) VALUES (?1, 1, ?2)
+                       ON CONFLICT (name) DO UPDATE SET
+                           clean = 1, position = coalesce(excluded.position, position)";
+            connection.prepare_cached(put)?.execute(row).map(drop)
+        }))
+    }
+}

@@ -1,0 +1,245 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use sources::position::{Position, Version};
+use sources::world::RealWorld;
+
+use super::*;
+use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
+
+/// A directory of the test's own, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("rowtide-store-{}-{number}", std::process::id()));
+        let _left_by_an_older_run = std::fs::remove_dir_all(&path);
+        Self(path)
+    }
+
+    fn open(&self) -> Result<Sqlite, StoreError> {
+        Sqlite::open(&self.0, RealWorld::shared())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _best_effort = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn position(number: u32) -> Position {
+    Position::seal(&number).unwrap()
+}
+
+fn letter(id: &str, version: u64) -> DeadLetter {
+    let body = Bytes::from(format!("{{\"index\":{{}}}}\n{{\"v\":{version}}}\n"));
+    let bytes = body.len() as u64;
+    DeadLetter {
+        index: "products".into(),
+        id: id.as_bytes().into(),
+        version: Version::from_target(version),
+        reason: "failed to parse".to_owned(),
+        body: Some(body),
+        bytes,
+    }
+}
+
+#[tokio::test]
+async fn a_new_store_knows_nothing_and_keeps_its_owner() {
+    let folder = Folder::new();
+    let store = folder.open().unwrap();
+    let saved = store.load("shop").await.unwrap();
+    assert_eq!((saved.position.clone(), saved.clean, saved.identity.clone()), (None, false, None));
+    assert!(saved.resume().is_none());
+    assert_eq!(saved.owner.len(), 16);
+    drop(store);
+    let store = folder.open().unwrap();
+    assert_eq!(store.owner(), saved.owner);
+    assert_ne!(Folder::new().open().unwrap().owner(), saved.owner);
+}
+
+#[tokio::test]
+async fn what_was_kept_outlives_an_end_without_warning() {
+    let folder = Folder::new();
+    let store = folder.open().unwrap();
+    store.begin("shop").await.unwrap();
+    store.identify("shop", "system 1").await.unwrap();
+    for number in 0..50 {
+        store.checkpoint("shop", &position(number)).await.unwrap();
+    }
+    // What a kill leaves: the files as they are, the write-ahead log not folded in.
+    let killed = Folder::new();
+    std::fs::create_dir(&killed.0).unwrap();
+    for file in ["rowtide.sqlite", "rowtide.sqlite-wal"] {
+        std::fs::copy(folder.0.join(file), killed.0.join(file)).unwrap();
+    }
+    drop(store);
+    for folder in [&folder, &killed] {
+        let saved = folder.open().unwrap().load("shop").await.unwrap();
+        assert_eq!(saved.position, Some(position(49)));
+        assert_eq!(saved.identity.as_deref(), Some("system 1"));
+        assert!(!saved.clean);
+    }
+}
+
+#[tokio::test]
+async fn a_clean_end_is_remembered_until_the_next_beginning() {
+    let folder = Folder::new();
+    let store = folder.open().unwrap();
+    store.checkpoint("shop", &position(1)).await.unwrap();
+    store.finish("shop", Some(&position(2))).await.unwrap();
+    assert_eq!(store.load("shop").await.unwrap().position, Some(position(2)));
+    store.begin("shop").await.unwrap();
+    assert!(!store.load("shop").await.unwrap().clean);
+    store.finish("shop", None).await.unwrap();
+    drop(store);
+    let saved = folder.open().unwrap().load("shop").await.unwrap();
+    assert!(saved.clean && saved.resume().unwrap().clean);
+    assert_eq!(saved.position, Some(position(2)), "no new position leaves the last one");
+}
+
+#[tokio::test]
+async fn pipelines_do_not_mix() {
+    let folder = Folder::new();
+    let store = folder.open().unwrap();
+    store.checkpoint("a", &position(1)).await.unwrap();
+    store.finish("b", None).await.unwrap();
+    assert_eq!(store.load("a").await.unwrap().position, Some(position(1)));
+    assert!(!store.load("a").await.unwrap().clean);
+    assert_eq!(store.load("b").await.unwrap().position, None);
+}
+
+#[test]
+fn a_second_process_is_refused_by_the_first_one_s_pid() {
+    let folder = Folder::new();
+    let first = folder.open().unwrap();
+    let error = folder.open().err().unwrap().to_string();
+    assert!(error.contains(&format!("another rowtide (pid {}) uses", std::process::id())), "{error}");
+    drop(first);
+    folder.open().unwrap();
+}
+
+#[test]
+fn the_directory_is_closed_to_others() {
+    let folder = Folder::new();
+    drop(folder.open().unwrap());
+    assert_eq!(mode(&folder.0), 0o700);
+    std::fs::set_permissions(&folder.0, std::fs::Permissions::from_mode(0o755)).unwrap();
+    drop(folder.open().unwrap());
+    assert_eq!(mode(&folder.0), 0o700, "our own is closed again");
+}
+
+#[test]
+fn a_directory_that_others_use_is_left_alone_and_refused() {
+    let folder = Folder::new();
+    std::fs::create_dir(&folder.0).unwrap();
+    std::fs::write(folder.0.join("somebody's file"), "").unwrap();
+    std::fs::set_permissions(&folder.0, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let error = folder.open().err().unwrap().to_string();
+    assert!(error.contains("is open to other users (mode 0755)") && error.contains("chmod 700"), "{error}");
+    assert_eq!(mode(&folder.0), 0o755);
+
+    let file = folder.0.join("somebody's file");
+    let error = Sqlite::open(&file, RealWorld::shared()).err().unwrap().to_string();
+    assert!(error.contains("is no directory"), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name_and_left_as_it_is() {
+    let folder = Folder::new();
+    drop(folder.open().unwrap());
+    let file = folder.0.join("rowtide.sqlite");
+    let connection = Connection::open(&file).unwrap();
+    connection.execute("UPDATE meta SET value = '2' WHERE key = 'format'", []).unwrap();
+    drop(connection);
+    let before = std::fs::read(&file).unwrap();
+    let error = folder.open().err().unwrap().to_string();
+    assert!(error.contains("made by a newer Rowtide: format 2, this program knows 1"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn what_is_no_store_is_refused() {
+    let folder = Folder::new();
+    drop(folder.open().unwrap());
+    std::fs::write(folder.0.join("rowtide.sqlite"), "no database, but long enough to be looked at").unwrap();
+    let error = folder.open().err().unwrap().to_string();
+    assert!(error.contains("not a database"), "{error}");
+}
+
+/// `tests/fixtures/store-v1.sql` is what version 0.1.0 wrote, as SQLite's own dump.
+#[tokio::test]
+async fn a_store_of_format_1_is_read() {
+    let folder = Folder::new();
+    std::fs::create_dir(&folder.0).unwrap();
+    let fixture = include_str!("../../tests/fixtures/store-v1.sql");
+    Connection::open(folder.0.join("rowtide.sqlite")).unwrap().execute_batch(fixture).unwrap();
+    let store = folder.open().unwrap();
+    assert_eq!(store.owner(), "00c0ffee00c0ffee");
+    let saved = store.load("shop").await.unwrap();
+    assert_eq!(saved.position, Some(Position::from_text("{\"lsn\":\"0/16B3748\"}")));
+    assert_eq!((saved.clean, saved.identity.as_deref()), (true, Some("7301234567890123456/1")));
+    let letters = store.letters("shop", 1 << 20).await.unwrap();
+    assert!(letters.holds("products", b"42"));
+    let listed = letters.list(10).await.unwrap();
+    assert_eq!((listed.len(), listed[0].version.get(), listed[0].bytes), (1, 81, 20));
+    assert_eq!(listed[0].reason, "failed to parse field [price]");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_kept_until_a_later_change_of_its_place() {
+    let folder = Folder::new();
+    let store = folder.open().unwrap();
+    let letters = store.letters("shop", 1 << 20).await.unwrap();
+    letters.keep(letter("1", 5)).await.unwrap();
+    letters.keep(letter("2", 5)).await.unwrap();
+    assert!(letters.holds("products", b"1") && !letters.holds("other", b"1"));
+    letters.superseded("products", b"1", Version::from_target(4)).await.unwrap();
+    assert!(letters.holds("products", b"1"), "an older change ends nothing");
+    letters.superseded("products", b"1", Version::from_target(5)).await.unwrap();
+    assert!(!letters.holds("products", b"1"), "an equal version came later in the stream");
+    drop((letters, store));
+
+    let letters = folder.open().unwrap().letters("shop", 1 << 20).await.unwrap();
+    assert!(!letters.holds("products", b"1") && letters.holds("products", b"2"));
+    let listed = letters.list(10).await.unwrap();
+    assert_eq!(listed.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["2"]);
+}
+
+#[tokio::test]
+async fn a_newer_letter_takes_the_older_one_s_place() {
+    let folder = Folder::new();
+    let letters = folder.open().unwrap().letters("shop", 1 << 20).await.unwrap();
+    letters.keep(letter("1", 5)).await.unwrap();
+    let bytes = letters.bytes();
+    letters.keep(letter("1", 6)).await.unwrap();
+    assert_eq!((letters.count(), letters.bytes()), (1, bytes));
+    letters.superseded("products", b"1", Version::from_target(5)).await.unwrap();
+    assert!(letters.holds("products", b"1"));
+    letters.superseded("products", b"1", Version::from_target(7)).await.unwrap();
+    assert_eq!((letters.count(), letters.bytes()), (0, 0));
+}
+
+#[tokio::test]
+async fn letters_without_end_are_refused() {
+    let folder = Folder::new();
+    let letters = folder.open().unwrap().letters("shop", 3_000).await.unwrap();
+    letters.keep(letter("1", 5)).await.unwrap();
+    letters.keep(letter("2", 5)).await.unwrap();
+    let refused = letters.keep(letter("3", 5)).await;
+    assert!(matches!(refused, Err(DeadLetterError::Full { limit: 3_000, .. })), "{refused:?}");
+    assert!(!letters.holds("products", b"3"));
+    assert_eq!(letters.count(), 2);
+}

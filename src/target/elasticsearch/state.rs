@@ -1,0 +1,147 @@
+//! The state document of law 1, in Rowtide's own index, changed only by compare-and-set.
+
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::{Call, Client, error_of, escape, failure, parse};
+use crate::target::{Revision, StateDocument, Stored, TargetError};
+
+/// Hidden from `*`, so that nobody searches or deletes it unasked.
+const INDEX: &str = "rowtide-state";
+/// The newest format of the document that is known here.
+const FORMAT: u32 = 1;
+
+#[derive(Deserialize)]
+struct Found {
+    _seq_no: u64,
+    _primary_term: u64,
+    _source: Value,
+}
+
+/// A read by id sees the last write, refreshed or not.
+pub(super) async fn load(client: &Client, id: &str) -> Result<Option<Stored>, TargetError> {
+    const CONTEXT: &str = "read state document";
+    let path = format!("/{INDEX}/_doc/{}", escape(id));
+    let answer = client.send(Call::new(CONTEXT, Method::GET, &path)).await?;
+    match answer.status {
+        200 => {}
+        // Neither the document nor its index; any other 404 is not an answer of a cluster.
+        404 if is_absent(&answer.body) => return Ok(None),
+        _ => return Err(failure(CONTEXT, &answer)),
+    }
+    let found: Found = parse(CONTEXT, &answer)?;
+    let document = understand(id, found._source)?;
+    let revision = Revision { seq_no: found._seq_no, primary_term: found._primary_term };
+    Ok(Some(Stored { document, revision }))
+}
+
+fn is_absent(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Absent {
+        found: bool,
+    }
+    let no_document = serde_json::from_slice::<Absent>(body).is_ok_and(|absent| !absent.found);
+    no_document || error_of(body).is_some_and(|error| error.kind == "index_not_found_exception")
+}
+
+fn understand(id: &str, source: Value) -> Result<StateDocument, TargetError> {
+    let halt = |reason: String, hint: &str| TargetError::Halt {
+        context: "read state document",
+        reason,
+        hint: hint.to_owned(),
+    };
+    let format = source["format"].as_u64();
+    if format != Some(u64::from(FORMAT)) {
+        let found = format.map_or_else(|| "unreadable".to_owned(), |format| format.to_string());
+        let reason =
+            format!("the document {id} in {INDEX} has format {found}; this Rowtide knows format {FORMAT}");
+        return Err(halt(reason, "run the version of Rowtide that wrote it, or a newer one"));
+    }
+    serde_json::from_value(source).map_err(|error| {
+        let reason = format!("the document {id} in {INDEX} is not as Rowtide wrote it: {error}");
+        halt(reason, "restore the document, or delete it together with the pipeline's indices and start over")
+    })
+}
+
+pub(super) async fn save(
+    client: &Client,
+    id: &str,
+    document: &StateDocument,
+    seen: Option<Revision>,
+) -> Result<Revision, TargetError> {
+    const CONTEXT: &str = "write state document";
+    #[derive(Deserialize)]
+    struct Saved {
+        _seq_no: u64,
+        _primary_term: u64,
+    }
+    let path = match seen {
+        Some(Revision { seq_no, primary_term }) => {
+            let condition = format!("if_seq_no={seq_no}&if_primary_term={primary_term}");
+            format!("/{INDEX}/_doc/{}?{condition}", escape(id))
+        }
+        None => {
+            make_index(client).await?;
+            format!("/{INDEX}/_create/{}", escape(id))
+        }
+    };
+    let body = serde_json::to_value(document).map_err(|error| TargetError::Halt {
+        context: CONTEXT,
+        reason: error.to_string(),
+        hint: "this is a fault in Rowtide: please report it".to_owned(),
+    })?;
+    let answer = client.send(Call::new(CONTEXT, Method::PUT, &path).json(&body)).await?;
+    match answer.status {
+        200 | 201 => {}
+        409 => {
+            let reason = format!("somebody else has written the document {id} in {INDEX}");
+            return Err(TargetError::Conflict { context: CONTEXT, reason });
+        }
+        _ => return Err(failure(CONTEXT, &answer)),
+    }
+    let saved: Saved = parse(CONTEXT, &answer)?;
+    Ok(Revision { seq_no: saved._seq_no, primary_term: saved._primary_term })
+}
+
+async fn make_index(client: &Client) -> Result<(), TargetError> {
+    const CONTEXT: &str = "create the index of state documents";
+    let body = json!({
+        "settings": { "index": {
+            "number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": true,
+            "translog.durability": "request",
+        } },
+        "mappings": { "dynamic": false, "_meta": { "rowtide": { "format": FORMAT } } },
+    });
+    let path = format!("/{INDEX}");
+    let answer = client.send(Call::new(CONTEXT, Method::PUT, &path).json(&body)).await?;
+    let kind = error_of(&answer.body).map(|error| error.kind).unwrap_or_default();
+    match (answer.status, kind.as_str()) {
+        (200, _) | (400, "resource_already_exists_exception") => Ok(()),
+        _ => Err(failure(CONTEXT, &answer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let error = understand("shop", json!({ "format": 2, "identity": 7 })).unwrap_err();
+        assert!(matches!(error, TargetError::Halt { .. }));
+        assert!(error.to_string().contains("format 2"), "{error}");
+    }
+
+    #[test]
+    fn only_the_cluster_itself_can_say_that_there_is_no_document() {
+        assert!(is_absent(br#"{"_index":"rowtide-state","_id":"x","found":false}"#));
+        assert!(is_absent(
+            br#"{"error":{"type":"index_not_found_exception","reason":"no such index"},"status":404}"#
+        ));
+        for other in [&b"<html>not found</html>"[..], b"{}", br#"{"error":"no handler"}"#] {
+            assert!(!is_absent(other));
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! PostgreSQL.
 #![allow(dead_code)] // the reader of the log and the reads beside it are not there yet
 
+mod decode;
 mod lsn;
 mod pgoutput;
 mod tuple;

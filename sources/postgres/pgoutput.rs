@@ -284,3 +284,93 @@ impl<'a> Rest<'a> {
         Ok(Relation { oid, schema, name, replica_identity, columns })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::postgres::tuple::{Value, tests::log_row};
+    use proptest::prelude::*;
+
+    fn cat(parts: &[&[u8]]) -> Vec<u8> {
+        parts.concat()
+    }
+
+    fn samples() -> Vec<Vec<u8>> {
+        let row = log_row(&[Value::Text(b"1"), Value::Null, Value::Unchanged]);
+        let oid = 16_385_u32.to_be_bytes();
+        let lsn = 0x16_B374_D848_u64.to_be_bytes();
+        let time = 1_i64.to_be_bytes();
+        vec![
+            cat(&[b"B", &lsn, &time, &7_u32.to_be_bytes()]),
+            cat(&[b"C\0", &lsn, &lsn, &time]),
+            cat(&[
+                b"R",
+                &oid,
+                b"\0t\0d\0\x02\x01id\0\0\0\0\x17\xff\xff\xff\xff\0n\0\0\0\0\x19\xff\xff\xff\xff",
+            ]),
+            cat(&[b"I", &oid, b"N", &row]),
+            cat(&[b"U", &oid, b"N", &row]),
+            cat(&[b"U", &oid, b"K", &row, b"N", &row]),
+            cat(&[b"U", &oid, b"O", &row, b"N", &row]),
+            cat(&[b"D", &oid, b"K", &row]),
+            cat(&[b"D", &oid, b"O", &row]),
+            cat(&[b"T\0\0\0\x02\x03", &oid, &oid]),
+            cat(&[b"Y", &oid, b"public\0mood\0"]),
+        ]
+    }
+
+    #[test]
+    fn each_kind_of_message_is_read() {
+        let samples = samples();
+        let read: Vec<_> = samples.iter().map(|sample| Message::parse(sample).unwrap()).collect();
+        let begin =
+            Message::Begin { final_lsn: Lsn(0x16_B374_D848), commit_time_us: POSTGRES_EPOCH_US + 1, xid: 7 };
+        assert_eq!(read[0], begin);
+        let Message::Relation(relation) = &read[2] else { panic!("{:?}", read[2]) };
+        assert_eq!((relation.schema, relation.name, relation.replica_identity), ("pg_catalog", "t", b'd'));
+        let column = |key, name, type_oid| RelationColumn { key, name, type_oid, type_modifier: -1 };
+        assert_eq!(relation.columns, [column(true, "id", 23), column(false, "n", 25)]);
+        let Message::Insert { relation, new } = &read[3] else { panic!("{:?}", read[3]) };
+        assert_eq!(*relation, 16_385);
+        assert_eq!(new.values().collect::<Vec<_>>(), [Value::Text(b"1"), Value::Null, Value::Unchanged]);
+        assert!(matches!(&read[4], Message::Update { old: None, .. }));
+        assert!(matches!(&read[5], Message::Update { old: Some((OldKind::Key, _)), .. }));
+        assert!(matches!(&read[6], Message::Update { old: Some((OldKind::Full, _)), .. }));
+        assert!(matches!(&read[7], Message::Delete { kind: OldKind::Key, .. }));
+        let Message::Truncate { relations, cascade: true, restart_identity: true } = &read[9] else {
+            panic!("{:?}", read[9])
+        };
+        assert_eq!(relations.iter().collect::<Vec<_>>(), [16_385, 16_385]);
+        assert_eq!(read[10], Message::Type { oid: 16_385, schema: "public", name: "mood" });
+    }
+
+    #[test]
+    fn a_message_cut_anywhere_or_with_something_behind_it_is_refused() {
+        for mut sample in samples() {
+            for cut in 0..sample.len() {
+                assert!(Message::parse(&sample[..cut]).is_err(), "{sample:?} cut at {cut}");
+            }
+            sample.push(0);
+            assert!(Message::parse(&sample).is_err(), "{sample:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(kind in prop::sample::select(b"BCRIUDTYOMx".as_slice()), mut bytes: Vec<u8>) {
+            bytes.insert(0, kind);
+            if let Ok(Message::Truncate { relations, .. }) = Message::parse(&bytes) {
+                prop_assert!(relations.iter().count() <= bytes.len() / 4);
+            }
+        }
+
+        #[test]
+        fn no_flipped_byte_makes_it_panic(which in 0_usize..11, at: prop::sample::Index, byte: u8) {
+            let mut sample = samples().swap_remove(which);
+            let at = at.index(sample.len());
+            sample[at] = byte;
+            let _any = Message::parse(&sample);
+        }
+    }
+}

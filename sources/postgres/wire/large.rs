@@ -69,6 +69,8 @@ enum Step {
     Length,
     /// So many bytes of a value are still to come.
     Value(u64),
+    /// The only row is complete.
+    End,
 }
 
 /// Reads past one message.
@@ -132,12 +134,12 @@ impl Skip {
 
     /// The rows, when the whole message has come.
     pub(super) fn finish(self) -> Result<Rows, Malformed> {
-        let at_rest = if self.in_log {
-            self.step == Step::Mark && !self.rows.is_empty()
-        } else {
-            self.column == self.columns && self.step == Step::Count
+        let at_rest = match self.step {
+            Step::Mark => !self.rows.is_empty(),
+            Step::End => true,
+            _ => false,
         };
-        if !at_rest || self.number_bytes != 0 {
+        if !at_rest {
             return Err(Malformed("a large row ends before its last column"));
         }
         Ok(self.rows)
@@ -194,6 +196,7 @@ impl Skip {
                 }
                 Ok(take)
             }
+            Step::End => Err(Malformed("bytes follow the last column of a large row")),
         }
     }
 
@@ -263,7 +266,7 @@ impl Skip {
             (true, true) => Step::Kind,
             (true, false) => Step::Length,
             (false, true) => Step::Mark,
-            (false, false) => Step::Count,
+            (false, false) => Step::End,
         };
     }
 }

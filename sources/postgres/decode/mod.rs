@@ -1,0 +1,237 @@
+//! PostgreSQL's text form of a value → JSON. One decoder for rows read by SQL and rows in the log,
+//! so that a column has one JSON form however it was read.
+//!
+//! | PostgreSQL | JSON |
+//! |---|---|
+//! | bool | `true`, `false` |
+//! | int2, int4, int8, oid | the number |
+//! | numeric, float4, float8 | the number, every digit as PostgreSQL prints it; `"NaN"`, `"Infinity"`, `"-Infinity"` |
+//! | bytea | base64 |
+//! | date | `"2026-01-02"` |
+//! | timestamp | `"2026-01-02T03:04:05.123456"` |
+//! | timestamptz | `"2026-01-02T03:04:05.123456Z"` |
+//! | json, jsonb | itself, on one line |
+//! | arrays | arrays, nested ones too; custom lower bounds are dropped |
+//! | anything else | a string of the text form |
+//!
+//! - A date or time that ISO 8601 with four digits cannot say (`infinity`, BC, a year over 9999) is
+//!   a string of the text form, as in `"0044-03-15 BC"`.
+//! - A domain is decoded as what it is made of.
+//! - json and jsonb are trusted to be JSON, texts to be UTF-8: the server checked both.
+
+mod array;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub(crate) use text::append_string;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::change::Kind;
+
+/// A text form that its type does not have. It never says what the text was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DecodeError {
+    /// Neither `t` nor `f`.
+    #[error("a boolean is neither t nor f")]
+    Boolean,
+    /// Not `\x` and pairs of hexadecimal digits.
+    #[error("a bytea is not in hex form")]
+    Bytea,
+    /// Braces, quotes or commas are not where an array has them.
+    #[error("an array's text form is malformed")]
+    Array,
+    /// No text at all where there must be some.
+    #[error("a json value is empty")]
+    Json,
+}
+
+/// How the values of a column become JSON; chosen once for a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decoder {
+    /// bool
+    Boolean,
+    /// Integers, numeric, floats.
+    Number,
+    /// bytea
+    Bytea,
+    /// timestamp
+    Timestamp,
+    /// timestamptz
+    TimestampTz,
+    /// json, jsonb
+    Json,
+    /// Everything that is shown as PostgreSQL shows it.
+    Text,
+    /// An array.
+    Array {
+        /// What its elements are.
+        element: Box<Decoder>,
+        /// Between them: a comma, but for box a semicolon.
+        delimiter: u8,
+    },
+}
+
+/// Oids of built-in types, from PostgreSQL's pg_type.dat; they never change.
+mod oid {
+    pub(super) const BOOL: u32 = 16;
+    pub(super) const BYTEA: u32 = 17;
+    pub(super) const INT8: u32 = 20;
+    pub(super) const INT2: u32 = 21;
+    pub(super) const INT4: u32 = 23;
+    pub(super) const TEXT: u32 = 25;
+    pub(super) const OID: u32 = 26;
+    pub(super) const JSON: u32 = 114;
+    pub(super) const XML: u32 = 142;
+    pub(super) const FLOAT4: u32 = 700;
+    pub(super) const FLOAT8: u32 = 701;
+    pub(super) const VARCHAR: u32 = 1043;
+    pub(super) const DATE: u32 = 1082;
+    pub(super) const TIMESTAMP: u32 = 1114;
+    pub(super) const TIMESTAMPTZ: u32 = 1184;
+    pub(super) const NUMERIC: u32 = 1700;
+    pub(super) const TSVECTOR: u32 = 3614;
+    pub(super) const JSONB: u32 = 3802;
+}
+
+impl Decoder {
+    /// The decoder of a type that is neither a domain nor an array, by its oid.
+    pub(crate) fn of_scalar(type_oid: u32) -> Self {
+        match type_oid {
+            oid::BOOL => Self::Boolean,
+            oid::INT2 | oid::INT4 | oid::INT8 | oid::OID => Self::Number,
+            oid::FLOAT4 | oid::FLOAT8 | oid::NUMERIC => Self::Number,
+            oid::BYTEA => Self::Bytea,
+            oid::TIMESTAMP => Self::Timestamp,
+            oid::TIMESTAMPTZ => Self::TimestampTz,
+            oid::JSON | oid::JSONB => Self::Json,
+            _ => Self::Text,
+        }
+    }
+
+    /// The decoder of an array of such elements.
+    pub(crate) fn array_of(element: Self, delimiter: u8) -> Self {
+        Self::Array { element: Box::new(element), delimiter }
+    }
+
+    /// Appends the JSON of a value that is not null.
+    #[inline]
+    pub(crate) fn append(&self, text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        match self {
+            Self::Text => append_string(text, out),
+            Self::Number => append_number(text, out),
+            Self::Boolean => match text {
+                b"t" => out.extend_from_slice(b"true"),
+                b"f" => out.extend_from_slice(b"false"),
+                _ => return Err(DecodeError::Boolean),
+            },
+            Self::Timestamp => append_timestamp(text, b"", b"", out),
+            Self::TimestampTz => append_timestamp(text, b"+00", b"Z", out),
+            Self::Json => return append_json(text, out),
+            Self::Bytea => return append_bytea(text, out),
+            Self::Array { element, delimiter } => return array::append(element, *delimiter, text, out),
+        }
+        Ok(())
+    }
+}
+
+/// What a target is told of a type that is neither a domain nor an array.
+pub(crate) fn kind_of_scalar(type_oid: u32, type_name: &str) -> Kind {
+    match type_oid {
+        oid::BOOL => Kind::Boolean,
+        oid::INT2 => Kind::Integer { bits: 16 },
+        oid::INT4 => Kind::Integer { bits: 32 },
+        // An oid has no sign: 32 bits with one do not hold it.
+        oid::INT8 | oid::OID => Kind::Integer { bits: 64 },
+        oid::FLOAT4 => Kind::Float { bits: 32 },
+        oid::FLOAT8 => Kind::Float { bits: 64 },
+        oid::NUMERIC => Kind::Decimal,
+        oid::BYTEA => Kind::Binary,
+        oid::DATE => Kind::Date,
+        oid::TIMESTAMP | oid::TIMESTAMPTZ => Kind::Timestamp,
+        oid::JSON | oid::JSONB => Kind::Json,
+        oid::TEXT | oid::VARCHAR | oid::XML | oid::TSVECTOR => Kind::Text,
+        // An extension's type has another oid in each database.
+        _ if type_name == "citext" => Kind::Text,
+        _ => Kind::Keyword,
+    }
+}
+
+fn append_number(text: &[u8], out: &mut Vec<u8>) {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    // NaN, Infinity, -Infinity.
+    if !digits.first().is_some_and(u8::is_ascii_digit) {
+        return append_string(text, out);
+    }
+    out.extend_from_slice(text);
+}
+
+/// `2026-01-02 03:04:05.123456` and then `zone`, which becomes `zone_iso`.
+fn append_timestamp(text: &[u8], zone: &[u8], zone_iso: &[u8], out: &mut Vec<u8>) {
+    const DATE: usize = "2026-01-02".len();
+    let time = text.strip_suffix(zone).filter(|time| {
+        // Infinity, another zone, a year over 9999 (the space is elsewhere), BC (it ends in a C).
+        time.len() > DATE && time[DATE] == b' ' && time.last().is_some_and(u8::is_ascii_digit)
+    });
+    let Some(time) = time else {
+        return append_string(text, out);
+    };
+    out.push(b'"');
+    let date_at = out.len();
+    out.extend_from_slice(time);
+    out[date_at + DATE] = b'T';
+    out.extend_from_slice(zone_iso);
+    out.push(b'"');
+}
+
+fn append_json(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    if text.is_empty() {
+        return Err(DecodeError::Json);
+    }
+    let from = out.len();
+    out.extend_from_slice(text);
+    // Inside of its strings JSON has no raw newline, so each stands between tokens; a bulk request
+    // has one document a line.
+    for byte in &mut out[from..] {
+        if matches!(*byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    Ok(())
+}
+
+fn append_bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    // Three bytes become four letters: pieces of a multiple of three join without padding.
+    const PIECE: usize = 3 * 256;
+    let (pairs, rest) = text.strip_prefix(b"\\x").ok_or(DecodeError::Bytea)?.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err(DecodeError::Bytea);
+    }
+    out.reserve(pairs.len().div_ceil(3) * 4 + 2);
+    out.push(b'"');
+    let mut bytes = [0; PIECE];
+    let mut letters = [0; PIECE / 3 * 4];
+    for piece in pairs.chunks(PIECE) {
+        let bytes = &mut bytes[..piece.len()];
+        for ([high, low], byte) in piece.iter().zip(bytes.iter_mut()) {
+            *byte = nibble(*high)? << 4 | nibble(*low)?;
+        }
+        // The letters fit by the constants above.
+        let count = STANDARD.encode_slice(bytes, &mut letters).map_err(|_| DecodeError::Bytea)?;
+        out.extend_from_slice(&letters[..count]);
+    }
+    out.push(b'"');
+    Ok(())
+}
+
+#[inline]
+fn nibble(digit: u8) -> Result<u8, DecodeError> {
+    match digit {
+        b'0'..=b'9' => Ok(digit - b'0'),
+        b'a'..=b'f' => Ok(digit - b'a' + 10),
+        b'A'..=b'F' => Ok(digit - b'A' + 10),
+        _ => Err(DecodeError::Bytea),
+    }
+}

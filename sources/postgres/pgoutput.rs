@@ -81,7 +81,7 @@ pub(crate) enum Message<'a> {
     /// Where a replicated transaction came from.
     Origin,
     /// What an application put into the log.
-    LogicalMessage,
+    Application,
 }
 
 /// Which columns an old row holds.
@@ -168,7 +168,7 @@ impl<'a> Message<'a> {
             b'Y' => Message::Type { oid: rest.u32()?, schema: rest.text()?, name: rest.text()? },
             // Nothing of these two is used, so nothing of them is read.
             b'O' => return Ok(Message::Origin),
-            b'M' => return Ok(Message::LogicalMessage),
+            b'M' => return Ok(Message::Application),
             _ => return Err(Malformed("a message of the log is of no known kind")),
         };
         if !rest.0.is_empty() {

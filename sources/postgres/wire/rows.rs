@@ -160,6 +160,9 @@ impl Connection {
     }
 
     fn find_row(&mut self, limit: usize, keep: &[usize]) -> Result<Option<Found>, WireError> {
+        if !matches!(self.state, State::Rows(_)) {
+            return Err(WireError::Protocol("no query is being read"));
+        }
         loop {
             if self.skip.is_some() {
                 return self.go_on_skipping().map(|row| row.map(Found::TooLarge));

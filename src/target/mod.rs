@@ -9,6 +9,7 @@ use sources::change::Column;
 use sources::world::BoxFuture;
 
 pub mod elasticsearch;
+pub mod memory;
 
 /// One bulk request, as bytes.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod dead_letters;
+pub mod lanes;
 pub mod ledger;
 pub mod retry;
 pub mod store;

@@ -1,0 +1,563 @@
+//! One lane: takes actions, sends one request at a time, and follows each until it is answered.
+//!
+//! ```text
+//!        ┌──────────────── take what has come, coalesce ◄──────────────┐
+//!        ▼                                                              │
+//!   anything due? ─ no ─► wait: input · linger · backoff · permit · question ─┤
+//!        │ yes                                                          │
+//!        └─► cut or repeat ─► send, taking input meanwhile ─► judge ─────┘
+//! ```
+//! `requests` is a stack: the request to send next on top, the other halves of a split one below.
+//! Nothing new is cut while it holds anything, so what goes again goes before anything newer.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use sources::budget::Charge;
+use sources::world::{BoxFuture, Moment};
+use tokio::sync::{mpsc, oneshot};
+
+use super::pending::{Entry, Pending};
+use super::request::{Refused, Request};
+use super::settling::{End, Settling, bury, letter_halt};
+use super::taint::{TAINT_BYTES, Taints};
+use super::{Drained, Input, LaneStatus, Shared};
+use crate::dead_letters::DeadLetter;
+use crate::retry::{Halt, Happened, Verdict, backoff, judge};
+use crate::target::{Bulk, Outcome, TargetError};
+
+/// Between two looks at a permit that is not given.
+const PERMIT_AGAIN: Duration = Duration::from_millis(50);
+/// Tries without an answer after which a request is halved: it may be its size (T33).
+const LOST_BEFORE_SPLIT: u32 = 3;
+/// Such tries of a single large document, the target answering other questions each time, after
+/// which it is dead-lettered.
+const LOST_BEFORE_DEAD: u32 = 5;
+/// Requests are not made smaller than this by a busy target.
+const BYTES_LEAST: usize = 256 << 10;
+
+/// The answer to the question whether a request still runs.
+type Answer = (String, Result<bool, TargetError>);
+
+pub(super) struct Lane {
+    number: usize,
+    shared: Arc<Shared>,
+    input: mpsc::UnboundedReceiver<Input>,
+    pending: Pending,
+    /// Charges of everything that is pending or in flight here.
+    pool: Option<Charge>,
+    requests: Vec<Request>,
+    /// Charges of settled items whose bytes another request still shares.
+    shared_bytes: usize,
+    taints: Taints,
+    question: Option<BoxFuture<'static, Answer>>,
+    drains: Vec<oneshot::Sender<Drained>>,
+    flush: bool,
+    /// Since when something has been ready.
+    ready_since: Option<Moment>,
+    /// Nothing is sent before (the start's quarantine).
+    opens_at: Moment,
+    /// Nothing is sent again before (the backoff).
+    resumes_at: Moment,
+    waiting_for: Option<String>,
+    /// Requests named so far.
+    named: u64,
+    /// The most bytes that the target takes at all: lowered for good by a 413.
+    bytes_max: usize,
+    /// The most bytes that it takes now: halved while it is busy, regained by successes.
+    bytes_now: usize,
+}
+
+/// What to do next.
+enum Next {
+    Send,
+    Wait { until: Option<Moment>, why: Option<&'static str> },
+}
+
+impl Lane {
+    pub(super) fn new(number: usize, shared: Arc<Shared>, input: mpsc::UnboundedReceiver<Input>) -> Self {
+        let now = shared.surroundings.world.now();
+        let bytes_max = shared.settings.bulk_bytes_max;
+        Self {
+            number,
+            input,
+            pending: Pending::new(),
+            pool: None,
+            requests: Vec::new(),
+            shared_bytes: 0,
+            taints: Taints::default(),
+            question: None,
+            drains: Vec::new(),
+            flush: false,
+            ready_since: None,
+            opens_at: now + shared.settings.start_quarantine.unwrap_or_default(),
+            resumes_at: now,
+            waiting_for: None,
+            named: 0,
+            bytes_max,
+            bytes_now: bytes_max,
+            shared,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        if let Err(halt) = self.work().await {
+            self.shared.halt(halt);
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), Halt> {
+        loop {
+            while let Ok(input) = self.input.try_recv() {
+                self.accept(input);
+            }
+            if self.shared.is_halted() {
+                return Ok(());
+            }
+            self.answer_drains();
+            self.ask();
+            match self.next() {
+                Next::Send => self.send().await?,
+                Next::Wait { until, why } => {
+                    self.tell_status(0, why);
+                    if !self.wait(until).await {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.shared.surroundings.world.now()
+    }
+
+    fn accept(&mut self, input: Input) {
+        match input {
+            Input::Actions(actions, charge) => {
+                match &mut self.pool {
+                    Some(pool) => pool.merge(charge),
+                    None => self.pool = Some(charge),
+                }
+                self.ready_since = self.ready_since.or(Some(self.shared.surroundings.world.now()));
+                let mut freed = 0;
+                for (hash, action) in actions {
+                    freed += self.pending.add(hash, action);
+                }
+                self.release(freed);
+            }
+            Input::Flush => self.flush = true,
+            Input::Drain(done) => self.drains.push(done),
+        }
+    }
+
+    /// Gives bytes back: their memory has ended.
+    fn release(&mut self, bytes: usize) {
+        drop(self.pool.as_mut().map(|pool| pool.split(bytes)));
+    }
+
+    fn answer_drains(&mut self) {
+        if self.drains.is_empty() || self.pending.len() > 0 || !self.requests.is_empty() {
+            return;
+        }
+        let unresolved = self.taints.unresolved();
+        for done in self.drains.drain(..) {
+            let _the_drain_was_given_up = done.send(Drained { unresolved });
+        }
+    }
+
+    fn next(&self) -> Next {
+        let now = self.now();
+        if self.requests.is_empty() {
+            let Some(due) = self.due() else { return Next::Wait { until: None, why: None } };
+            if now < due {
+                return Next::Wait { until: Some(due), why: None };
+            }
+        } else if now < self.resumes_at {
+            return Next::Wait { until: Some(self.resumes_at), why: None };
+        }
+        if now < self.opens_at {
+            let why = Some("the quarantine after an unclean stop");
+            return Next::Wait { until: Some(self.opens_at), why };
+        }
+        if !self.shared.surroundings.permit.may_write(now) {
+            return Next::Wait { until: Some(now + PERMIT_AGAIN), why: Some("the permission to write") };
+        }
+        Next::Send
+    }
+
+    /// When what is ready is to be sent; `None` when nothing is.
+    fn due(&self) -> Option<Moment> {
+        let settings = &self.shared.settings;
+        let since = self.ready_since?;
+        let full = self.pending.ready_bytes() >= self.bytes_max.min(self.bytes_now)
+            || self.pending.ready_count() >= settings.bulk_count_max;
+        let at_once = full || self.flush || !self.drains.is_empty();
+        Some(if at_once { since } else { since + settings.linger })
+    }
+
+    /// Waits for whatever comes first; `false` when the lanes have ended.
+    async fn wait(&mut self, until: Option<Moment>) -> bool {
+        let question_at = if self.question.is_none() { self.taints.next_question() } else { None };
+        let until = until.into_iter().chain(question_at).min();
+        let now = self.now();
+        let world = self.shared.surroundings.world.clone();
+        let timer = async {
+            match until {
+                Some(until) => world.sleep(until.saturating_sub(now)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            input = self.input.recv() => {
+                let Some(input) = input else { return false };
+                self.accept(input);
+            }
+            answer = answered(&mut self.question) => self.learn(answer),
+            () = timer => {}
+        }
+        true
+    }
+
+    /// Asks after a request that was lost, if it is time to.
+    fn ask(&mut self) {
+        if self.question.is_some() {
+            return;
+        }
+        let Some(opaque_id) = self.taints.question(self.now()) else { return };
+        let target = self.shared.surroundings.target.clone();
+        self.question = Some(Box::pin(async move {
+            let running = target.is_running(&opaque_id).await;
+            (opaque_id, running)
+        }));
+    }
+
+    fn learn(&mut self, (opaque_id, running): Answer) {
+        self.question = None;
+        if !matches!(running, Ok(false)) {
+            self.taints.ask_again(&opaque_id, self.now());
+            return;
+        }
+        if self.taints.ended(&opaque_id) {
+            self.pending.release_held();
+            if self.pending.ready_count() > 0 {
+                // What was held has lingered long enough.
+                self.ready_since = Some(Moment::ZERO);
+            }
+        }
+    }
+
+    async fn send(&mut self) -> Result<(), Halt> {
+        let Some(request) = self.requests.pop() else { return self.cut().await };
+        self.named += 1;
+        let owner = &self.shared.settings.owner;
+        let opaque_id = format!("rowtide-{owner}-{}-{}", self.number, self.named);
+        let actions = request.items.len();
+        self.tell_status(actions, None);
+        let target = self.shared.surroundings.target.clone();
+        let mut bulk = target.bulk(Bulk { opaque_id: opaque_id.clone(), body: request.body(), actions });
+        let mut open = true;
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut bulk => break answer,
+                answer = answered(&mut self.question) => self.learn(answer),
+                input = self.input.recv(), if open => match input {
+                    Some(input) => self.accept(input),
+                    None => open = false,
+                },
+            }
+        };
+        drop(bulk);
+        match answer {
+            Ok(outcomes) if outcomes.len() == actions => self.judge_items(request, outcomes).await,
+            Ok(outcomes) => {
+                let reason = format!("{} outcomes for {actions} actions", outcomes.len());
+                let error = TargetError::Unresolved { context: "send a bulk request", reason };
+                self.judge_request(request, opaque_id, error).await
+            }
+            Err(error) => self.judge_request(request, opaque_id, error).await,
+        }
+    }
+
+    /// Makes the next request of what is ready and allowed.
+    async fn cut(&mut self) -> Result<(), Halt> {
+        let bytes_max = self.bytes_max.min(self.bytes_now);
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut refused = Vec::new();
+        let mut bytes = 0;
+        while let Some(first) = self.pending.first() {
+            let action = &first.action;
+            if !self.taints.is_empty() && self.taints.blocks(first.hash, action.version, &action.kind) {
+                self.pending.hold_first();
+                continue;
+            }
+            let more = bytes + action.data.len();
+            let full = more > bytes_max || entries.len() >= self.shared.settings.bulk_count_max;
+            if full && !entries.is_empty() && !first.is_dead() {
+                break;
+            }
+            let Some(entry) = self.pending.take_first() else { break };
+            match entry.into_refused() {
+                Ok(dead) => refused.push(dead),
+                Err(entry) => {
+                    bytes = more;
+                    entries.push(entry);
+                }
+            }
+        }
+        if self.pending.ready_count() == 0 {
+            self.ready_since = None;
+            self.flush = false;
+        }
+        if !entries.is_empty() {
+            self.requests.push(Request::build(&mut entries));
+        }
+        self.keep_refused(refused).await
+    }
+
+    /// Keeps what can never be sent.
+    async fn keep_refused(&mut self, refused: Vec<Refused>) -> Result<(), Halt> {
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let mut settling = Settling::default();
+        for Refused { entry: Entry { action, carried, .. }, dead } in refused {
+            let letter = DeadLetter {
+                index: self.alias(action.index),
+                id: action.id().into(),
+                version: action.version,
+                reason: dead.reason,
+                body: None,
+                bytes: dead.bytes,
+            };
+            self.shared.surroundings.dead_letters.keep(letter).await.map_err(letter_halt)?;
+            settling.add(action.segment, End::DeadLettered, &carried);
+            self.release(action.charge);
+        }
+        settling.tell(&self.shared.events);
+        Ok(())
+    }
+
+    fn alias(&self, index: u32) -> Arc<str> {
+        self.shared.settings.indices.get(index as usize).cloned().unwrap_or_default()
+    }
+
+    /// Judges each item of an answered request (T32).
+    async fn judge_items(&mut self, mut request: Request, outcomes: Vec<Outcome>) -> Result<(), Halt> {
+        let mut settling = Settling::default();
+        let mut again = Vec::new();
+        let mut pause: Option<(Duration, String)> = None;
+        let mut halt = None;
+        let (mut freed, mut settled) = (0, 0);
+        let items = std::mem::take(&mut request.items);
+        let letters = self.shared.surroundings.dead_letters.clone();
+        let indices = self.shared.settings.indices.clone();
+        let nameless = Arc::default();
+        for (item, outcome) in items.into_iter().zip(outcomes) {
+            let index = indices.get(item.index as usize).unwrap_or(&nameless);
+            let end = match outcome {
+                Outcome::Written => Ok(End::Written),
+                Outcome::Stale => Ok(End::Stale),
+                Outcome::Failed { status, kind, reason } => {
+                    match judge(Happened::Item { status, kind: &kind, reason: &reason, index }) {
+                        Verdict::Again { after, why } => {
+                            let longest = pause.map_or(Duration::ZERO, |(longest, _)| longest);
+                            pause = Some((longest.max(after), why));
+                            again.push(item);
+                            continue;
+                        }
+                        Verdict::Halt(found) => Err(found),
+                        Verdict::DeadLetter { reason } => {
+                            bury(&*letters, index, &request, &item, reason).await
+                        }
+                        Verdict::Split => bury(&*letters, index, &request, &item, reason).await,
+                    }
+                }
+            };
+            let end = match end {
+                // An older letter of the place is gone before its newer change is told as settled.
+                Ok(end @ (End::Written | End::Stale)) if letters.holds(index, request.id(&item)) => {
+                    let removed = letters.superseded(index, request.id(&item), item.version).await;
+                    removed.map(|()| end).map_err(letter_halt)
+                }
+                other => other,
+            };
+            match end {
+                Ok(end) => {
+                    settling.add(item.segment, end, &item.carried);
+                    freed += item.charge;
+                    settled += 1;
+                }
+                // The others are judged first: what has ended is told even if this one has not.
+                Err(found) => halt = halt.or(Some(found)),
+            }
+        }
+        settling.tell(&self.shared.events);
+        if let Some(halt) = halt {
+            return Err(halt);
+        }
+        let freed = self.charge_taint(request.taint, settled, freed);
+        self.after_items(request, again, pause, settled == 0, freed);
+        Ok(())
+    }
+
+    /// Goes on after an answered request: with what is left of it, if anything is.
+    fn after_items(
+        &mut self,
+        request: Request,
+        again: Vec<super::request::InFlight>,
+        pause: Option<(Duration, String)>,
+        all_failed: bool,
+        freed: usize,
+    ) {
+        self.shared_bytes += freed;
+        let alone = self.requests.is_empty();
+        match pause {
+            Some((after, why)) => {
+                let left = request.again(again, all_failed);
+                self.bytes_now = (self.bytes_now / 2).max(BYTES_LEAST.min(self.bytes_max));
+                self.pause(left.tries, after, why);
+                self.requests.push(left);
+            }
+            None => {
+                drop(request);
+                self.waiting_for = None;
+                let step = self.bytes_max / 8;
+                self.bytes_now = (self.bytes_now + step).min(self.bytes_max);
+            }
+        }
+        // The whole body has gone: no other request is a slice of it, and what is left is a copy.
+        if alone && !all_failed {
+            let bytes = std::mem::take(&mut self.shared_bytes);
+            self.release(bytes);
+        }
+    }
+
+    /// Keeps as much charge as remembering the places of lost tries costs.
+    fn charge_taint(&mut self, taint: Option<u64>, settled: usize, freed: usize) -> usize {
+        if !self.taints.is_alive(taint) {
+            return freed;
+        }
+        let kept = freed.min(settled * TAINT_BYTES);
+        if let Some(charge) = self.pool.as_mut().map(|pool| pool.split(kept)) {
+            self.taints.charge(taint, charge);
+        }
+        freed - kept
+    }
+
+    fn pause(&mut self, tries: u32, after: Duration, why: String) {
+        let random = self.shared.surroundings.world.random();
+        self.resumes_at = self.now() + after.max(backoff(tries, random));
+        self.waiting_for = Some(why);
+    }
+
+    /// Judges a failed request.
+    async fn judge_request(
+        &mut self,
+        mut request: Request,
+        opaque_id: String,
+        error: TargetError,
+    ) -> Result<(), Halt> {
+        let lost = matches!(error, TargetError::Unresolved { .. });
+        if lost {
+            let ask_at = self.now() + self.shared.settings.quarantine;
+            let places = request.items.iter().map(|item| (item.hash, item.version));
+            request.taint = Some(self.taints.lost(request.taint, opaque_id.clone(), ask_at, places));
+            request.lost += 1;
+        }
+        match judge(Happened::Request(&error)) {
+            Verdict::Halt(halt) => Err(halt),
+            Verdict::Split => {
+                if request.items.len() > 1 {
+                    self.bytes_max = self.bytes_max.min(request.body().len() / 2).max(1);
+                }
+                self.split(request, error.to_string()).await
+            }
+            Verdict::DeadLetter { reason } => self.bury_all(request, reason).await,
+            Verdict::Again { after, why } => {
+                request.tries += 1;
+                self.pause(request.tries, after, why);
+                if !lost {
+                    self.requests.push(request);
+                    return Ok(());
+                }
+                self.after_lost(request, &opaque_id).await
+            }
+        }
+    }
+
+    /// A request got no answer: perhaps it is too large, and the target closes the socket on it.
+    async fn after_lost(&mut self, mut request: Request, opaque_id: &str) -> Result<(), Halt> {
+        if request.items.len() > 1 {
+            if request.lost < LOST_BEFORE_SPLIT {
+                self.requests.push(request);
+                return Ok(());
+            }
+            request.tries = 0;
+            self.bytes_now = (request.body().len() / 2).max(BYTES_LEAST.min(self.bytes_max));
+            return self.split(request, String::new()).await;
+        }
+        if request.body().len() >= self.shared.settings.suspect_bytes {
+            // Only a target that is there can be refusing this document by its silence.
+            let target = self.shared.surroundings.target.clone();
+            if target.is_running(opaque_id).await.is_err() {
+                request.lost = 0;
+            }
+            if request.lost >= LOST_BEFORE_DEAD {
+                let reason = format!("{} requests with it alone were not answered", request.lost);
+                return self.bury_all(request, reason).await;
+            }
+        }
+        self.requests.push(request);
+        Ok(())
+    }
+
+    async fn split(&mut self, request: Request, reason: String) -> Result<(), Halt> {
+        match request.halve() {
+            Ok((first, second)) => {
+                self.requests.push(second);
+                self.requests.push(first);
+                Ok(())
+            }
+            Err(single) => self.bury_all(single, reason).await,
+        }
+    }
+
+    fn tell_status(&self, in_flight: usize, why: Option<&'static str>) {
+        let Some(status) = self.shared.status.get(self.number) else { return };
+        let repeated: usize = self.requests.iter().map(|request| request.items.len()).sum();
+        let told = LaneStatus {
+            pending: self.pending.len(),
+            in_flight: in_flight + repeated,
+            unresolved: self.taints.unresolved(),
+            waiting_for: why.map(str::to_owned).or_else(|| self.waiting_for.clone()),
+        };
+        *status.lock().unwrap_or_else(PoisonError::into_inner) = told;
+    }
+
+    /// Settles every item of a request as dead-lettered.
+    async fn bury_all(&mut self, mut request: Request, reason: String) -> Result<(), Halt> {
+        let mut settling = Settling::default();
+        let (mut freed, mut settled) = (0, 0);
+        let letters = self.shared.surroundings.dead_letters.clone();
+        for item in std::mem::take(&mut request.items) {
+            let index = self.alias(item.index);
+            let end = bury(&*letters, &index, &request, &item, reason.clone()).await?;
+            settling.add(item.segment, end, &item.carried);
+            freed += item.charge;
+            settled += 1;
+        }
+        settling.tell(&self.shared.events);
+        let freed = self.charge_taint(request.taint, settled, freed);
+        self.after_items(request, Vec::new(), None, false, freed);
+        Ok(())
+    }
+}
+
+async fn answered(question: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
+    match question {
+        Some(question) => question.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,405 @@
+//! A target that obeys the version rules and fails as it is told, and lanes in front of it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sources::budget::{Budget, Class};
+use sources::position::{Position, Version};
+use sources::world::{BoxFuture, Moment, RealWorld, SharedWorld};
+use tokio::sync::mpsc;
+
+use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
+use crate::lanes::{Action, Dead, Drained, Event, Kind, Lanes, Settings, Stopped, Surroundings};
+use crate::ledger::Ledger;
+use crate::retry::Halt;
+use crate::target::{
+    Bulk, IdPage, IndexSpec, IndexState, Outcome, Revision, StateDocument, Stored, Target, TargetError,
+};
+
+/// What becomes of one request.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    /// No answer; executed after so long (counted from the close), or never.
+    Lost(Option<Duration>),
+    /// Refused before it was executed.
+    Refused,
+    /// This item is answered so, the others are executed.
+    Item(usize, u16, &'static str),
+    /// Every item is answered so.
+    All(u16, &'static str),
+    /// A whole answer that a person must act upon.
+    Halt,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) at: Moment,
+    pub(super) lane: String,
+    pub(super) ids: Vec<String>,
+    pub(super) bytes: usize,
+}
+
+#[derive(Default)]
+pub(super) struct ModelState {
+    /// Live documents; a tombstone is forgotten at once, as after a node's restart.
+    pub(super) documents: BTreeMap<String, (u64, String)>,
+    pub(super) faults: VecDeque<Fault>,
+    pub(super) sent: Vec<Sent>,
+    /// Requests that nobody waits for, with the moment at which they are executed.
+    late: Vec<(Moment, Moment, String, Bytes)>,
+    busy: BTreeSet<String>,
+    pub(super) overlaps: usize,
+    /// Above it 413, or a closed socket.
+    pub(super) bytes_max: Option<(usize, bool)>,
+    pub(super) asked: usize,
+}
+
+pub(super) struct Model {
+    pub(super) state: Mutex<ModelState>,
+    world: SharedWorld,
+}
+
+fn parse(body: &[u8]) -> Vec<(String, u64, Option<String>)> {
+    let text = std::str::from_utf8(body).unwrap();
+    assert!(text.ends_with('\n'));
+    let mut lines = text.lines();
+    let mut parsed = Vec::new();
+    while let Some(line) = lines.next() {
+        let action: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (put, about) = match action.get("index") {
+            Some(about) => (true, about),
+            None => (false, &action["delete"]),
+        };
+        let id = about["_id"].as_str().unwrap().to_owned();
+        let version = about["version"].as_u64().unwrap();
+        parsed.push((id, version, put.then(|| lines.next().unwrap().to_owned())));
+    }
+    parsed
+}
+
+impl ModelState {
+    fn execute(&mut self, body: &[u8], skip: Option<usize>) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for (number, (id, version, document)) in parse(body).into_iter().enumerate() {
+            if skip == Some(number) {
+                outcomes.push(Outcome::Stale);
+                continue;
+            }
+            let stale = self.documents.get(&id).is_some_and(|(held, _)| *held > version);
+            outcomes.push(match document {
+                _ if stale => Outcome::Stale,
+                Some(text) if text.contains("poison") => failed(400, "document_parsing_exception"),
+                Some(text) => {
+                    self.documents.insert(id, (version, text));
+                    Outcome::Written
+                }
+                None => {
+                    self.documents.remove(&id);
+                    Outcome::Written
+                }
+            });
+        }
+        outcomes
+    }
+
+    pub(super) fn run_late(&mut self, now: Moment) {
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.late).into_iter().partition(|late| late.1 <= now);
+        self.late = later;
+        for (.., body) in due {
+            self.execute(&body, None);
+        }
+    }
+}
+
+fn failed(status: u16, kind: &str) -> Outcome {
+    Outcome::Failed { status, kind: kind.into(), reason: "because".into() }
+}
+
+impl Target for Model {
+    fn bulk(&self, request: Bulk) -> BoxFuture<'_, Result<Vec<Outcome>, TargetError>> {
+        Box::pin(async move {
+            let context = "send a bulk request";
+            let lane = request.opaque_id.rsplitn(2, '-').last().unwrap().to_owned();
+            {
+                let mut state = self.state.lock().unwrap();
+                let ids = parse(&request.body).into_iter().map(|(id, ..)| id).collect();
+                let bytes = request.body.len();
+                state.sent.push(Sent { at: self.world.now(), lane: lane.clone(), ids, bytes });
+                if !state.busy.insert(lane.clone()) {
+                    state.overlaps += 1;
+                }
+            }
+            self.world.sleep(Duration::from_millis(5)).await;
+            let now = self.world.now();
+            let mut state = self.state.lock().unwrap();
+            state.busy.remove(&lane);
+            state.run_late(now);
+            if let Some((limit, closes)) = state.bytes_max
+                && request.body.len() > limit
+            {
+                let reason = "closed".to_owned();
+                return Err(match closes {
+                    true => TargetError::Unresolved { context, reason },
+                    false => TargetError::TooLarge { context },
+                });
+            }
+            match state.faults.pop_front() {
+                None => Ok(state.execute(&request.body, None)),
+                Some(Fault::Lost(late)) => {
+                    if let Some(after) = late {
+                        state.late.push((now, now + after, request.opaque_id, request.body));
+                    }
+                    Err(TargetError::Unresolved { context, reason: "timeout".into() })
+                }
+                Some(Fault::Refused) => Err(TargetError::NotExecuted { context, reason: "429".into() }),
+                Some(Fault::Item(number, status, kind)) => {
+                    let mut outcomes = state.execute(&request.body, Some(number));
+                    if let Some(outcome) = outcomes.get_mut(number) {
+                        *outcome = failed(status, kind);
+                    }
+                    Ok(outcomes)
+                }
+                Some(Fault::All(status, kind)) => Ok(vec![failed(status, kind); request.actions]),
+                Some(Fault::Halt) => {
+                    Err(TargetError::Halt { context, reason: "401".into(), hint: "correct it".into() })
+                }
+            }
+        })
+    }
+
+    fn is_running<'a>(&'a self, opaque_id: &'a str) -> BoxFuture<'a, Result<bool, TargetError>> {
+        Box::pin(async move {
+            let now = self.world.now();
+            let mut state = self.state.lock().unwrap();
+            state.asked += 1;
+            state.run_late(now);
+            // A request on its way becomes a task within the quarantine.
+            let nearly = Duration::from_secs(10);
+            Ok(state.late.iter().any(|(closed, _, id, _)| id == opaque_id && now >= *closed + nearly))
+        })
+    }
+
+    fn index<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<IndexState>, TargetError>> {
+        unreachable!()
+    }
+    fn create_index<'a>(&'a self, _: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>> {
+        unreachable!()
+    }
+    fn delete_index<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), TargetError>> {
+        unreachable!()
+    }
+    fn refresh<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), TargetError>> {
+        unreachable!()
+    }
+    fn ids<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<String>,
+        _: usize,
+    ) -> BoxFuture<'a, Result<IdPage, TargetError>> {
+        unreachable!()
+    }
+    fn load_state<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<Stored>, TargetError>> {
+        unreachable!()
+    }
+    fn save_state<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a StateDocument,
+        _: Option<Revision>,
+    ) -> BoxFuture<'a, Result<Revision, TargetError>> {
+        unreachable!()
+    }
+}
+
+type Letter = (u64, String, Option<Bytes>);
+
+/// Letters in memory, bounded in count.
+#[derive(Default)]
+pub(super) struct Letters {
+    /// Version, reason and body by id.
+    pub(super) kept: Mutex<BTreeMap<String, Letter>>,
+    pub(super) limit: Option<u64>,
+}
+
+impl DeadLetters for Letters {
+    fn keep(&self, letter: DeadLetter) -> BoxFuture<'_, Result<(), DeadLetterError>> {
+        Box::pin(async move {
+            let mut kept = self.kept.lock().unwrap();
+            let id = String::from_utf8(letter.id.into_vec()).unwrap();
+            if self.limit.is_some_and(|limit| kept.len() as u64 >= limit) {
+                return Err(DeadLetterError::Full { bytes: letter.bytes, limit: 0 });
+            }
+            kept.insert(id, (letter.version.get(), letter.reason, letter.body));
+            Ok(())
+        })
+    }
+    fn holds(&self, _: &str, id: &[u8]) -> bool {
+        self.kept.lock().unwrap().contains_key(std::str::from_utf8(id).unwrap())
+    }
+    fn superseded<'a>(
+        &'a self,
+        _: &'a str,
+        id: &'a [u8],
+        version: Version,
+    ) -> BoxFuture<'a, Result<(), DeadLetterError>> {
+        Box::pin(async move {
+            let mut kept = self.kept.lock().unwrap();
+            let id = std::str::from_utf8(id).unwrap();
+            if kept.get(id).is_some_and(|(held, ..)| *held <= version.get()) {
+                kept.remove(id);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Lanes with everything around them.
+pub(super) struct Rig {
+    pub(super) lanes: Lanes,
+    events: mpsc::UnboundedReceiver<Event>,
+    pub(super) model: Arc<Model>,
+    pub(super) letters: Arc<Letters>,
+    pub(super) world: SharedWorld,
+    pub(super) budget: Budget,
+    pub(super) ledger: Ledger,
+    pub(super) halts: Vec<Halt>,
+    pub(super) permit: Arc<std::sync::atomic::AtomicBool>,
+}
+
+pub(super) const CHARGE: usize = 1000;
+
+pub(super) fn settings() -> Settings {
+    let mut settings = Settings::new("test", Arc::new([Arc::from("things")]));
+    settings.lanes = 1;
+    settings
+}
+
+pub(super) fn document(text: &str) -> String {
+    format!("{{\"text\":\"{text}\"}}")
+}
+
+impl Rig {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self::with_letters(settings, Letters::default())
+    }
+
+    pub(super) fn with_letters(settings: Settings, letters: Letters) -> Self {
+        let world = RealWorld::shared();
+        let model = Arc::new(Model { state: Mutex::default(), world: world.clone() });
+        let letters = Arc::new(letters);
+        let permit = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let given = permit.clone();
+        let surroundings = Surroundings {
+            world: world.clone(),
+            target: model.clone(),
+            dead_letters: letters.clone(),
+            permit: Arc::new(move |_| given.load(std::sync::atomic::Ordering::SeqCst)),
+        };
+        let (lanes, events) = Lanes::start(settings, surroundings);
+        let (budget, ledger) = (Budget::new(1 << 30), Ledger::new());
+        Self { lanes, events, model, letters, world, budget, ledger, halts: Vec::new(), permit }
+    }
+
+    pub(super) fn fault(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.state(|state| state.faults.extend(faults));
+    }
+
+    pub(super) fn state<T>(&self, look: impl FnOnce(&mut ModelState) -> T) -> T {
+        let now = self.world.now();
+        let mut state = self.model.state.lock().unwrap();
+        state.run_late(now);
+        look(&mut state)
+    }
+
+    pub(super) fn action(&mut self, id: &str, version: u64, kind: Kind, text: &str) -> Action {
+        let operation = if kind == Kind::Put { "index" } else { "delete" };
+        let head = format!("{{\"{operation}\":{{\"_index\":\"things\",\"_id\":\"");
+        let mut line = format!("{head}{id}\",\"version\":{version},\"version_type\":\"external_gte\"}}}}\n");
+        if kind == Kind::Put {
+            line.push_str(&document(text));
+            line.push('\n');
+        }
+        Action {
+            index: 0,
+            id_at: head.len() as u32,
+            id_len: id.len() as u32,
+            version: Version::from_target(version),
+            kind,
+            data: line.into_bytes().into(),
+            segment: self.ledger.enter(1),
+            charge: CHARGE,
+        }
+    }
+
+    pub(super) async fn submit(&self, actions: Vec<Action>) {
+        let charge = self.budget.reserve(Class::Log, actions.len() * CHARGE).await.unwrap();
+        let _a_halted_lane_takes_nothing = self.lanes.submit(actions, charge);
+    }
+
+    pub(super) async fn put(&mut self, id: &str, version: u64, text: &str) {
+        let action = self.action(id, version, Kind::Put, text);
+        self.submit(vec![action]).await;
+    }
+
+    pub(super) async fn delete(&mut self, id: &str, version: u64) {
+        let action = self.action(id, version, Kind::Delete, "");
+        self.submit(vec![action]).await;
+    }
+
+    pub(super) async fn dead(&mut self, id: &str, version: u64) {
+        let dead = Dead { reason: "too large".into(), bytes: 1 << 30 };
+        let action = self.action(id, version, Kind::Dead(Box::new(dead)), "");
+        self.submit(vec![action]).await;
+    }
+
+    pub(super) fn seal(&mut self, position: u64) {
+        self.ledger.seal(Position::from_text(position.to_string()));
+    }
+
+    pub(super) fn durable(&mut self) -> Option<String> {
+        self.listen();
+        self.ledger.take_durable().map(|position| position.as_text().to_owned())
+    }
+
+    pub(super) fn listen(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Settled(all) => {
+                    for (segment, ends) in all {
+                        self.ledger.settle(segment, &ends).unwrap();
+                    }
+                }
+                Event::Halted(halt) => self.halts.push(halt),
+            }
+        }
+    }
+
+    /// Drains within an hour of virtual time.
+    pub(super) async fn drain(&mut self) -> Result<Drained, Stopped> {
+        let limit = Duration::from_secs(3600);
+        let drained = sources::world::within(&*self.world, limit, self.lanes.drain()).await;
+        self.listen();
+        drained.expect("the lanes were not drained within an hour")
+    }
+
+    pub(super) async fn sleep(&self, time: Duration) {
+        self.world.sleep(time).await;
+    }
+
+    pub(super) fn held(&self, id: &str) -> Option<(u64, String)> {
+        self.state(|state| state.documents.get(id).cloned())
+    }
+
+    pub(super) fn sent(&self) -> Vec<Sent> {
+        self.state(|state| state.sent.clone())
+    }
+
+    /// What was sent, as ids of each request.
+    pub(super) fn sent_ids(&self) -> Vec<Vec<String>> {
+        self.sent().into_iter().map(|sent| sent.ids).collect()
+    }
+}

@@ -14,8 +14,11 @@
 //! and does not see it would be older than that place: they are held until the transaction ends,
 //! and dropped one by one as it changes their keys.
 //!
-//! It relies on two facts: a transaction that one snapshot of the primary has seen is seen by every
-//! later one, and `begin` is called before the read's snapshot is taken.
+//! It relies on three facts: a transaction that one snapshot of the primary has seen is seen by every
+//! later one; `begin` is called before the read's snapshot is taken, and after the change that a
+//! refetch is for; and after a start of the reader, or after a table has joined, the table's first
+//! read begins when the transactions that then held a write lock on it have ended (what was passed in
+//! an earlier life is not known here).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -93,20 +96,27 @@ impl<S: Snapshot, R> Merge<S, R> {
         self.current = Some(transaction);
     }
 
-    /// The reader passes a change of `key` (of both keys when it changes).
-    pub fn change(&mut self, key: &Key) {
-        if self.reads.is_empty() {
-            return;
-        }
+    /// The reader passes a change of `key` (of both keys when it changes). True when it displaced a
+    /// row of a read, or may turn out to have: such a change must go out even if nothing of it is
+    /// used (law 6), since the row will not.
+    ///
+    /// After a restart within a transaction the events that are skipped are not told: the reads
+    /// that begin now see that transaction, and the skipped event brings nothing in their place.
+    pub fn change(&mut self, key: &Key) -> bool {
+        let mut displaces = false;
         let table = key.table();
         for read in self.reads.values_mut().filter(|read| read.table == table && !read.cleared) {
             if let Some(held) = &mut read.held {
-                held.displace(key);
-            } else if !read.changed.contains(key) {
+                displaces |= held.displace(key);
+                continue;
+            }
+            displaces = true;
+            if !read.changed.contains(key) {
                 self.changed_bytes += KEY_BYTES + key.heap_bytes();
                 read.changed.insert(key.clone());
             }
         }
+        displaces
     }
 
     /// The reader passes a change of every key of the table (TRUNCATE).
@@ -143,8 +153,8 @@ impl<S: Snapshot, R> Merge<S, R> {
         }
     }
 
-    /// A read has ended. `key_of` makes a row's key; a row without one cannot be merged and counts
-    /// as displaced.
+    /// A read has ended. `key_of` makes a row's key; a row without one cannot be merged: it counts as
+    /// displaced as soon as any key does.
     pub fn finish(
         &mut self,
         id: ReadId,
@@ -239,11 +249,11 @@ impl<R> Held<R> {
         Self { rows: rows.into_iter().map(Some).collect(), places, displaced }
     }
 
-    fn displace(&mut self, key: &Key) {
-        if let Some(place) = self.places.remove(key) {
-            self.rows[place] = None;
-            self.displaced += 1;
-        }
+    fn displace(&mut self, key: &Key) -> bool {
+        let Some(place) = self.places.remove(key) else { return false };
+        self.rows[place] = None;
+        self.displaced += 1;
+        true
     }
 
     fn displace_all(&mut self) {
@@ -256,3 +266,6 @@ impl<R> Held<R> {
 fn bytes_of(keys: &HashSet<Key>) -> usize {
     keys.iter().map(|key| KEY_BYTES + key.heap_bytes()).sum()
 }
+
+#[cfg(test)]
+mod tests;

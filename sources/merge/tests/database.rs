@@ -1,0 +1,296 @@
+//! A database as far as the merge can tell: transactions whose commit is in the log before anybody
+//! can see it, snapshots like `pg_current_snapshot()`, and rows as such a snapshot shows them.
+//!
+//! ```text
+//!   open ──write…──► committed (in the log, its locks held, invisible) ──► ended (visible)
+//!     └──► ended (rolled back: its writes are gone)
+//! ```
+//! Each key keeps the chain of its writes. A write waits until the last writer of the key has
+//! ended, so a chain is in commit order and a snapshot shows a prefix of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(super) type Xid = u64;
+pub(super) type Lsn = u64;
+
+pub(super) const TABLES: u32 = 3;
+pub(super) const KEYS: u8 = 4;
+/// The table that joins the publication while everything runs; the others were always in it.
+pub(super) const LATE: u32 = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id {
+    pub(super) table: u32,
+    pub(super) key: u8,
+}
+
+/// What the log says of a row. `partial`: an unchanged TOAST value is missing from the image.
+/// `unused`: only a column that no document has was changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    Put { id: Id, value: u64, partial: bool, unused: bool },
+    Delete { id: Id },
+    Move { old: Id, new: Id, value: u64, partial: bool },
+    Truncate { table: u32 },
+}
+
+impl Event {
+    /// Every key that the event changes.
+    pub(super) fn ids(self) -> Vec<Id> {
+        match self {
+            Self::Put { id, .. } | Self::Delete { id } => vec![id],
+            Self::Move { old, new, .. } => vec![old, new],
+            Self::Truncate { table } => ids_of(table).collect(),
+        }
+    }
+
+    fn table(self) -> u32 {
+        match self {
+            Self::Put { id, .. } | Self::Delete { id } | Self::Move { old: id, .. } => id.table,
+            Self::Truncate { table } => table,
+        }
+    }
+}
+
+pub(super) fn ids_of(table: u32) -> impl Iterator<Item = Id> {
+    (0..KEYS).map(move |key| Id { table, key })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Committed,
+    Ended,
+}
+
+#[derive(Debug)]
+pub(super) struct Transaction {
+    events: Vec<(Lsn, Event)>,
+    state: State,
+    /// The commit record's LSN; `Lsn::MAX` until there is one.
+    pub(super) commit: Lsn,
+    pub(super) end: Lsn,
+}
+
+#[derive(Debug)]
+struct Write {
+    xid: Xid,
+    value: Option<u64>,
+}
+
+/// `pg_current_snapshot()`.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// The newest transaction that had ended, plus one.
+    xmax: Xid,
+    /// Those below it that had not.
+    xip: BTreeSet<Xid>,
+}
+
+impl View {
+    pub(super) fn lists(&self, xid: Xid) -> bool {
+        self.xip.contains(&xid)
+    }
+
+    pub(super) fn shows(&self, xid: Xid) -> bool {
+        xid < self.xmax && !self.xip.contains(&xid)
+    }
+}
+
+/// A row of a read: `held` writes of its key are in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) id: Id,
+    pub(super) value: Option<u64>,
+    pub(super) held: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Database {
+    transactions: BTreeMap<Xid, Transaction>,
+    /// In the order of their commit records.
+    pub(super) log: Vec<Xid>,
+    /// The end of the log.
+    pub(super) lsn: Lsn,
+    chains: BTreeMap<Id, Vec<Write>>,
+    /// From which LSN on the log has the table's events.
+    joined: [Option<Lsn>; TABLES as usize],
+    last_value: u64,
+}
+
+impl Database {
+    /// Holds the keys of `present` (by bit) before any log was read.
+    pub(super) fn new(present: u16) -> Self {
+        let first = Transaction { events: Vec::new(), state: State::Ended, commit: 1, end: 2 };
+        let mut database = Self {
+            transactions: BTreeMap::from([(1, first)]),
+            log: Vec::new(),
+            lsn: 2,
+            chains: BTreeMap::new(),
+            joined: [Some(0), Some(0), None],
+            last_value: 0,
+        };
+        for (bit, id) in (0..TABLES).flat_map(ids_of).enumerate() {
+            if present >> bit & 1 == 1 {
+                let value = database.fresh_value();
+                database.chains.entry(id).or_default().push(Write { xid: 1, value: Some(value) });
+            }
+        }
+        database
+    }
+
+    pub(super) fn transaction(&self, xid: Xid) -> &Transaction {
+        &self.transactions[&xid]
+    }
+
+    /// What the log has of a transaction: the events of tables that were in the publication when
+    /// the events were written.
+    pub(super) fn events(&self, xid: Xid) -> Vec<Event> {
+        let published = |(lsn, event): &(Lsn, Event)| {
+            self.joined[event.table() as usize].is_some_and(|joined| *lsn >= joined).then_some(*event)
+        };
+        self.transaction(xid).events.iter().filter_map(published).collect()
+    }
+
+    pub(super) fn is_published(&self, table: u32) -> bool {
+        self.joined[table as usize].is_some()
+    }
+
+    /// `ALTER PUBLICATION … ADD TABLE`.
+    pub(super) fn publish(&mut self, table: u32) {
+        self.lsn += 1;
+        self.joined[table as usize].get_or_insert(self.lsn);
+    }
+
+    pub(super) fn open(&mut self) -> Xid {
+        let xid = self.transactions.keys().last().map_or(1, |last| last + 1);
+        let transaction =
+            Transaction { events: Vec::new(), state: State::Open, commit: Lsn::MAX, end: Lsn::MAX };
+        self.transactions.insert(xid, transaction);
+        xid
+    }
+
+    fn in_state(&self, state: State) -> Vec<Xid> {
+        let found = self.transactions.iter().filter(|(_, transaction)| transaction.state == state);
+        found.map(|(xid, _)| *xid).collect()
+    }
+
+    pub(super) fn opened(&self) -> Vec<Xid> {
+        self.in_state(State::Open)
+    }
+
+    /// In the log and not visible.
+    pub(super) fn invisible(&self) -> Vec<Xid> {
+        self.in_state(State::Committed)
+    }
+
+    pub(super) fn has_ended(&self, xid: Xid) -> bool {
+        self.transaction(xid).state == State::Ended
+    }
+
+    /// The transactions that hold a write lock on a table, as `pg_locks` has them.
+    pub(super) fn writers(&self, table: u32) -> Vec<Xid> {
+        let writes =
+            |transaction: &Transaction| transaction.events.iter().any(|(_, event)| event.table() == table);
+        let live = |(xid, transaction): (&Xid, &Transaction)| {
+            (transaction.state != State::Ended && writes(transaction)).then_some(*xid)
+        };
+        self.transactions.iter().filter_map(live).collect()
+    }
+
+    /// Whether a read of the table has to wait for the lock of a TRUNCATE.
+    pub(super) fn is_locked(&self, table: u32) -> bool {
+        let emptied =
+            |(_, event): &(Lsn, Event)| matches!(event, Event::Truncate { table: of } if *of == table);
+        self.writers(table).iter().any(|xid| self.transaction(*xid).events.iter().any(emptied))
+    }
+
+    pub(super) fn fresh_value(&mut self) -> u64 {
+        self.last_value += 1;
+        self.last_value
+    }
+
+    /// The value as the newest write left it, whoever can see it.
+    pub(super) fn newest(&self, id: Id) -> Option<u64> {
+        self.chains.get(&id).and_then(|chain| chain.last()).and_then(|write| write.value)
+    }
+
+    /// Writes, unless another transaction's lock is in the way.
+    pub(super) fn write(&mut self, xid: Xid, event: Event) -> bool {
+        let is_free = |id: &Id| {
+            let last = self.chains.get(id).and_then(|chain| chain.last());
+            last.is_none_or(|last| last.xid == xid || self.has_ended(last.xid))
+        };
+        if !event.ids().iter().all(is_free) {
+            return false;
+        }
+        for id in event.ids() {
+            let value = match event {
+                Event::Put { value, .. } => Some(value),
+                Event::Move { new, value, .. } if id == new => Some(value),
+                _ => None,
+            };
+            self.chains.entry(id).or_default().push(Write { xid, value });
+        }
+        self.lsn += 1;
+        let lsn = self.lsn;
+        if let Some(transaction) = self.transactions.get_mut(&xid) {
+            transaction.events.push((lsn, event));
+        }
+        true
+    }
+
+    /// The commit record is in the log. It can begin where the last one ended (`gap` 0).
+    pub(super) fn commit(&mut self, xid: Xid, gap: u64) {
+        let commit = self.lsn + gap;
+        self.lsn = commit + 1;
+        let end = self.lsn;
+        if let Some(transaction) = self.transactions.get_mut(&xid) {
+            transaction.state = State::Committed;
+            transaction.commit = commit;
+            transaction.end = end;
+        }
+        self.log.push(xid);
+    }
+
+    /// A committed transaction can be seen from now on, and its locks are free.
+    pub(super) fn show(&mut self, xid: Xid) {
+        if let Some(transaction) = self.transactions.get_mut(&xid) {
+            transaction.state = State::Ended;
+        }
+    }
+
+    pub(super) fn roll_back(&mut self, xid: Xid) {
+        for chain in self.chains.values_mut() {
+            chain.retain(|write| write.xid != xid);
+        }
+        if let Some(transaction) = self.transactions.get_mut(&xid) {
+            transaction.state = State::Ended;
+            transaction.events.clear();
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> View {
+        let ended = self.in_state(State::Ended);
+        let xmax = ended.last().map_or(1, |last| last + 1);
+        let xip =
+            self.transactions.keys().filter(|xid| **xid < xmax && !self.has_ended(**xid)).copied().collect();
+        View { xmax, xip }
+    }
+
+    /// One key as a snapshot shows it.
+    pub(super) fn line(&self, id: Id, view: &View) -> Line {
+        let chain = self.chains.get(&id).map_or(&[][..], Vec::as_slice);
+        let held = chain.iter().take_while(|write| view.shows(write.xid)).count();
+        Line { id, value: held.checked_sub(1).and_then(|last| chain[last].value), held }
+    }
+
+    /// How many writes of the key a row must hold to go out with version `place`, when the
+    /// transactions in `passed` come before it in the stream (law 1).
+    pub(super) fn must_hold(&self, id: Id, place: Lsn, passed: &[Xid]) -> usize {
+        let chain = self.chains.get(&id).map_or(&[][..], Vec::as_slice);
+        let counts =
+            |write: &Write| self.transaction(write.xid).commit < place || passed.contains(&write.xid);
+        chain.iter().rposition(counts).map_or(0, |last| last + 1)
+    }
+}

@@ -243,10 +243,23 @@ impl<S: Snapshot, R> Merge<S, R> {
 }
 
 impl<R> Held<R> {
-    fn new(rows: Vec<R>, displaced: u64, key_of: impl Fn(&R) -> Option<Key>) -> Self {
-        let keyed = |(place, row)| key_of(row).map(|key| (key, place));
-        let places = rows.iter().enumerate().filter_map(keyed).collect();
-        Self { rows: rows.into_iter().map(Some).collect(), places, displaced }
+    /// Only rows that a change can displace are held: one without a key is displaced at once. Of two
+    /// rows with one key, which one snapshot shows alike, one is enough.
+    fn new(rows: Vec<R>, mut displaced: u64, key_of: impl Fn(&R) -> Option<Key>) -> Self {
+        let mut places = HashMap::with_capacity(rows.len());
+        let mut kept: Vec<Option<R>> = Vec::with_capacity(rows.len());
+        for row in rows {
+            let Some(key) = key_of(&row) else {
+                displaced += 1;
+                continue;
+            };
+            if let Some(same) = places.insert(key, kept.len()) {
+                kept[same] = None;
+                displaced += 1;
+            }
+            kept.push(Some(row));
+        }
+        Self { rows: kept, places, displaced }
     }
 
     fn displace(&mut self, key: &Key) -> bool {

@@ -216,6 +216,36 @@ fn t48_an_event_skipped_after_a_restart_displaces_nothing() {
     assert_eq!(merge.finish(read, &seen(&database), vec![K], keyed), Finish::Out(vec![K], 0));
 }
 
+/// A row of a read that has no key can never be displaced, so it is never held.
+#[test]
+fn a_row_without_a_key_is_not_held() {
+    let (mut database, mut merge) = (Database::new(!0), merge());
+    let read = merge.begin(K.table);
+    let old = seen(&database);
+    let xid = put(&mut database, OTHER);
+    database.commit(xid, 1);
+    merge.pass(xid);
+    let key_of = |id: &Id| (*id != K).then(|| key(*id));
+    assert_eq!(merge.finish(read, &old, vec![K, OTHER], key_of), Finish::Held);
+    merge.end();
+    assert_eq!(merge.released(), vec![(read, vec![OTHER], 1)]);
+}
+
+/// A refetch can be asked for one key twice; a change displaces both rows.
+#[test]
+fn rows_of_one_key_are_displaced_together() {
+    let (mut database, mut merge) = (Database::new(!0), merge());
+    let read = merge.begin(K.table);
+    let old = seen(&database);
+    let xid = put(&mut database, K);
+    database.commit(xid, 1);
+    merge.pass(xid);
+    assert_eq!(merge.finish(read, &old, vec![K, K, OTHER], keyed), Finish::Held);
+    assert!(merge.change(&key(K)));
+    merge.end();
+    assert_eq!(merge.released(), vec![(read, vec![OTHER], 2)]);
+}
+
 /// ATTACKS A1's own snapshot, 757:757: the transaction is at xmax and not in xip, and unseen.
 #[test]
 fn a_transaction_at_xmax_is_unseen_without_being_listed() {

@@ -1,9 +1,14 @@
 //! Rowtide's application: everything right of the queue.
 
+pub mod cli;
 pub mod config;
 pub mod dead_letters;
 pub mod lanes;
 pub mod ledger;
+pub mod memory;
+pub mod pipeline;
 pub mod retry;
+pub mod status;
 pub mod store;
 pub mod target;
+pub mod telemetry;

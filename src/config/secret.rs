@@ -50,7 +50,7 @@ pub(super) fn read(
     let place = section.entry(file_key).map_or(section.place.clone(), |entry| entry.place.clone());
     let path = section.path.key(file_key);
     if direct.is_some() {
-        problems.add(&place, &path, format!("is given beside {key}"), format!("keep one of the two"));
+        problems.add(&place, &path, format!("is given beside {key}"), "keep one of the two");
         return None;
     }
     match std::fs::read_to_string(folder.join(&file)) {

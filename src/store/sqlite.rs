@@ -75,7 +75,7 @@ impl Drop for Worker {
 
 impl Sqlite {
     /// Opens the store in `data_dir`, making both if need be. Blocks for some milliseconds.
-    pub fn open(data_dir: &Path, world: SharedWorld) -> Result<Self, StoreError> {
+    pub fn open(data_dir: &Path, world: &SharedWorld) -> Result<Self, StoreError> {
         let lock = data_dir::take(data_dir)?;
         let file = data_dir.join(DATABASE_FILE);
         let (mut connection, owner) = connect(&file, world.random())?;
@@ -94,7 +94,7 @@ impl Sqlite {
             fix: "raise the limit of threads".to_owned(),
         })?;
         let worker = Worker { jobs: Some(jobs), thread: Some(thread) };
-        Ok(Self { worker: Arc::new(worker), owner: owner.into(), world })
+        Ok(Self { worker: Arc::new(worker), owner: owner.into(), world: world.clone() })
     }
 
     /// The random name of this store.

@@ -25,7 +25,7 @@ impl Folder {
     }
 
     fn open(&self) -> Result<Sqlite, StoreError> {
-        Sqlite::open(&self.0, RealWorld::shared())
+        Sqlite::open(&self.0, &RealWorld::shared())
     }
 }
 
@@ -152,7 +152,7 @@ fn a_directory_that_others_use_is_left_alone_and_refused() {
     assert_eq!(mode(&folder.0), 0o755);
 
     let file = folder.0.join("somebody's file");
-    let error = Sqlite::open(&file, RealWorld::shared()).err().unwrap().to_string();
+    let error = Sqlite::open(&file, &RealWorld::shared()).err().unwrap().to_string();
     assert!(error.contains("is no directory"), "{error}");
 }
 

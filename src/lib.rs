@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod dead_letters;
 pub mod lanes;
+pub mod lease;
 pub mod ledger;
 pub mod memory;
 pub mod pipeline;

@@ -179,6 +179,11 @@ impl Memory {
         }
     }
 
+    /// A person deletes a state document.
+    pub fn drop_state(&self, id: &str) {
+        self.lock().states.remove(id);
+    }
+
     /// Every bulk request that came, whatever became of it.
     pub fn requests(&self) -> Vec<Bulk> {
         self.lock().requests.clone()

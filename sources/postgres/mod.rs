@@ -1,6 +1,8 @@
 //! PostgreSQL.
 #![allow(dead_code)] // the reader of the log and the reads beside it are not there yet
 
+mod catalog;
+mod config;
 mod decode;
 mod lsn;
 mod pgoutput;

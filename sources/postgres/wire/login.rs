@@ -4,7 +4,7 @@ use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
 
-use super::{Connect, Connection, FORMS, Password, ServerError, WireError, unsendable};
+use super::{Connect, Connection, Password, SETTINGS, ServerError, WireError, unsendable};
 
 impl Connection {
     /// From the first byte to the first ReadyForQuery.
@@ -39,7 +39,7 @@ impl Connection {
         }
         let own = connect.options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let overridden = |name: &str| connect.options.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
-        parameters.extend(FORMS.into_iter().filter(|(name, _)| !overridden(name)));
+        parameters.extend(SETTINGS.into_iter().filter(|(name, _)| !overridden(name)));
         parameters.extend(own);
         frontend::startup_message(parameters, &mut self.output).map_err(unsendable)
     }

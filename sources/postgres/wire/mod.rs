@@ -85,16 +85,25 @@ pub(crate) struct Connect {
     pub(crate) options: Vec<(String, String)>,
 }
 
-/// The forms in which every connection gets its values, so that a row read by SQL and the same row
-/// in the log are equal byte by byte. A walsender takes them too: the output functions that
-/// pgoutput calls look at them.
-const FORMS: [(&str, &str); 6] = [
+/// Settings of every connection. A walsender takes them too: the output functions that pgoutput
+/// calls look at them. So a row read by SQL and the same row in the log are equal byte by byte.
+const SETTINGS: [(&str, &str); 12] = [
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO"),
     ("IntervalStyle", "iso_8601"),
     ("TimeZone", "UTC"),
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
+    // Names in values (regclass and the like) and in types are then always whole.
+    ("search_path", "pg_catalog"),
+    // A policy must be an error: it would hide rows silently.
+    ("row_security", "off"),
+    // A role's limits for people would end long reads.
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    // A chunk is too short to be worth compiling.
+    ("jit", "off"),
 ];
 
 /// The transport. TLS becomes a second one.
@@ -128,6 +137,7 @@ pub(crate) struct Connection {
     discard: usize,
     parameters: Vec<(String, String)>,
     backend_pid: i32,
+    user: String,
 }
 
 /// A large row, and what is known of it so far.
@@ -180,6 +190,7 @@ impl Connection {
             discard: 0,
             parameters: Vec::new(),
             backend_pid: 0,
+            user: connect.user.clone(),
         };
         connection.log_in(connect).await?;
         connection.state = State::Idle;
@@ -189,6 +200,11 @@ impl Connection {
     /// The server's process that serves this connection, as in `pg_stat_activity`.
     pub(crate) fn backend_pid(&self) -> i32 {
         self.backend_pid
+    }
+
+    /// The role that is logged in.
+    pub(crate) fn user(&self) -> &str {
+        &self.user
     }
 
     /// A parameter that the server reported, as in `server_version`.

@@ -1,0 +1,288 @@
+//! `[sources.NAME]` with `type = "postgres"`: parsed raw, then made valid, all problems at once.
+
+mod url;
+
+use serde_json::{Map, Value};
+
+use super::catalog::quoted;
+use super::wire::{Connect, Password};
+use crate::{Problem, Settings};
+
+use url::Url;
+
+/// Rows a chunk may hold at the most, when nothing is said.
+const CHUNK_ROWS: u32 = 5000;
+/// More rows would only make the time longer in which changed keys are held.
+const CHUNK_ROWS_MAX: u32 = 1_000_000;
+/// Chunks read side by side, when nothing is said: with the log's reader they keep a small server
+/// busy, not more.
+const READERS: u32 = 2;
+/// Each is a connection, of which a server has 100 by default.
+const READERS_MAX: u32 = 32;
+/// Bytes of a name in PostgreSQL; longer ones are cut silently.
+const NAME_MAX: usize = 63;
+
+/// A source's section, valid.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The source's name.
+    pub(crate) source: String,
+    /// How to reach the server; for SQL. [`Config::replication`] is the other one.
+    pub(crate) connect: Connect,
+    /// The replication slot.
+    pub(crate) slot: String,
+    /// The publication.
+    pub(crate) publication: String,
+    /// The most rows of one chunk.
+    pub(crate) chunk_rows: u32,
+    /// Chunks read side by side.
+    pub(crate) readers: u32,
+    /// The tables, in the configured order.
+    pub(crate) tables: Vec<TableName>,
+    /// The most bytes of one row.
+    pub(crate) document_bytes_max: usize,
+}
+
+/// A table's name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TableName {
+    /// As the database spells it.
+    pub(crate) schema: String,
+    /// As the database spells it.
+    pub(crate) name: String,
+    /// As the configuration spells it.
+    pub(crate) spelled: String,
+}
+
+impl TableName {
+    /// `schema.table`; a part with a dot in it stands in double quotes. Upper and lower case are
+    /// what they are, as in the catalog.
+    pub(crate) fn parse(spelled: &str) -> Option<Self> {
+        let (schema, rest) = part(spelled)?;
+        let (name, rest) = part(rest.strip_prefix('.')?)?;
+        rest.is_empty().then(|| Self { schema, name, spelled: spelled.to_owned() })
+    }
+
+    /// As SQL needs it.
+    pub(crate) fn sql(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+}
+
+fn part(text: &str) -> Option<(String, &str)> {
+    let Some(inside) = text.strip_prefix('"') else {
+        let end = text.find('.').unwrap_or(text.len());
+        let (name, rest) = text.split_at(end);
+        return (!name.is_empty()).then(|| (name.to_owned(), rest));
+    };
+    let mut name = String::new();
+    let mut rest = inside;
+    loop {
+        let (before, after) = rest.split_once('"')?;
+        name.push_str(before);
+        match after.strip_prefix('"') {
+            // Two quotes inside of quotes are one.
+            Some(more) => {
+                name.push('"');
+                rest = more;
+            }
+            None => return (!name.is_empty()).then_some((name, after)),
+        }
+    }
+}
+
+impl Config {
+    /// Judges a section.
+    pub(crate) fn new(settings: Settings) -> Result<Self, Vec<Problem>> {
+        let mut section = Section { keys: settings.keys, problems: Vec::new() };
+        let url = section.url();
+        let password = section.text("password");
+        let default_name = default_name(&settings.name);
+        let slot = section.text("slot").unwrap_or_else(|| default_name.clone());
+        section.judge_slot(&slot);
+        let publication = section.text("publication").unwrap_or(default_name);
+        if publication.is_empty() || publication.len() > NAME_MAX || publication.contains('\0') {
+            section.problem("publication", format!("a publication's name has 1 to {NAME_MAX} bytes"));
+        }
+        let chunk_rows = section.number("chunk_rows", CHUNK_ROWS, CHUNK_ROWS_MAX);
+        let readers = section.number("readers", READERS, READERS_MAX);
+        section.refuse_the_rest();
+        let tables = section.tables(settings.tables.iter().map(|table| table.name.as_str()));
+        let password_is_twice = password.is_some() && url.as_ref().is_some_and(|url| url.password.is_some());
+        if password_is_twice {
+            section.problem("password", "the url holds a password as well: keep one of them".to_owned());
+        }
+        let Some(url) = url.filter(|_| section.problems.is_empty()) else {
+            return Err(section.problems);
+        };
+        let connect = Connect {
+            host: url.host,
+            port: url.port,
+            database: url.database.unwrap_or_else(|| url.user.clone()),
+            user: url.user,
+            password: password.or(url.password).map(Password),
+            replication: false,
+            application_name: url.application_name.unwrap_or_else(|| format!("rowtide {}", settings.name)),
+            options: Vec::new(),
+        };
+        Ok(Self {
+            source: settings.name,
+            connect,
+            slot,
+            publication,
+            chunk_rows,
+            readers,
+            tables,
+            document_bytes_max: settings.document_bytes_max,
+        })
+    }
+
+    /// How to reach the server for the log.
+    pub(crate) fn replication(&self) -> Connect {
+        Connect { replication: true, ..self.connect.clone() }
+    }
+}
+
+/// `rowtide_NAME` in the letters that a slot may have.
+fn default_name(source: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let mut name: String = "rowtide_".chars().chain(source.chars().map(letter)).collect();
+    name.truncate(NAME_MAX);
+    name
+}
+
+/// The keys that nobody has taken yet, and what was found wrong so far.
+struct Section {
+    keys: Map<String, Value>,
+    problems: Vec<Problem>,
+}
+
+impl Section {
+    fn problem(&mut self, key: &str, message: String) {
+        self.problems.push(Problem { key: key.to_owned(), message });
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        match self.keys.remove(key)? {
+            Value::String(text) => Some(text),
+            _ => {
+                self.problem(key, format!("must be a text, as in {key} = \"…\""));
+                None
+            }
+        }
+    }
+
+    fn number(&mut self, key: &str, default: u32, most: u32) -> u32 {
+        let Some(value) = self.keys.remove(key) else { return default };
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        match number.filter(|number| (1..=most).contains(number)) {
+            Some(number) => number,
+            None => {
+                self.problem(key, format!("must be a number from 1 to {most}, as in {key} = {default}"));
+                default
+            }
+        }
+    }
+
+    fn url(&mut self) -> Option<Url> {
+        const EXAMPLE: &str = "url = \"postgres://rowtide@127.0.0.1:5432/shop\"";
+        if !self.keys.contains_key("url") {
+            self.problem("url", format!("is missing, as in {EXAMPLE}"));
+            return None;
+        }
+        let text = self.text("url")?;
+        match Url::parse(&text) {
+            Ok(url) => Some(url),
+            Err(fault) => {
+                self.problem("url", format!("{fault}; it looks like {EXAMPLE}"));
+                None
+            }
+        }
+    }
+
+    fn judge_slot(&mut self, slot: &str) {
+        let is_letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+        if slot.is_empty() || slot.len() > NAME_MAX || !slot.bytes().all(is_letter) {
+            let message = format!("a slot's name has 1 to {NAME_MAX} of the letters a-z, 0-9 and _");
+            self.problem("slot", message);
+        }
+    }
+
+    fn tables<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> Vec<TableName> {
+        let mut tables = Vec::new();
+        for spelled in names {
+            match TableName::parse(spelled) {
+                Some(table) => tables.push(table),
+                None => self.problem(
+                    "",
+                    format!("table {spelled:?} is not spelled schema.table, as in \"public.products\""),
+                ),
+            }
+        }
+        tables
+    }
+
+    fn refuse_the_rest(&mut self) {
+        const KNOWN: &str = "url, password, password_file, slot, publication, chunk_rows, readers";
+        let unknown: Vec<String> = self.keys.keys().filter(|key| *key != "type").cloned().collect();
+        for key in unknown {
+            self.problem(&key, format!("is not a key of a postgres source; there are {KNOWN}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::TableSettings;
+    use serde_json::json;
+
+    fn parse(keys: Value) -> Result<Config, Vec<Problem>> {
+        let tables = vec![TableSettings { name: "public.t".to_owned() }];
+        let keys = keys.as_object().unwrap().clone();
+        Config::new(Settings { name: "My shop".to_owned(), keys, tables, document_bytes_max: 1 << 20 })
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let config = parse(json!({"url": "postgres://cdc@db/shop", "password": "p"})).unwrap();
+        assert_eq!(
+            (config.slot.as_str(), config.publication.as_str()),
+            ("rowtide_my_shop", "rowtide_my_shop")
+        );
+        assert_eq!((config.chunk_rows, config.readers), (5000, 2));
+        assert_eq!((config.connect.host.as_str(), config.connect.port), ("db", 5432));
+        assert!(config.replication().replication && !config.connect.replication);
+        assert!(!format!("{config:?}").contains("\"p\""));
+    }
+
+    #[test]
+    fn all_problems_come_at_once_and_none_shows_a_password() {
+        let keys = json!({
+            "url": "mysql://u:hidden@h/d", "slot": "Up", "publication": "", "chunk_rows": 0,
+            "readers": "2", "password": 5, "bogus": 1,
+        });
+        let problems = parse(keys).unwrap_err();
+        let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
+        assert_eq!(keys, ["url", "password", "slot", "publication", "chunk_rows", "readers", "bogus"]);
+        assert!(!format!("{problems:?}").contains("hidden"));
+        let problems = parse(json!({})).unwrap_err();
+        assert_eq!(problems[0].key, "url");
+        let problems = parse(json!({"url": "postgres://u:a@h/d", "password": "b"})).unwrap_err();
+        assert_eq!(problems[0].key, "password");
+    }
+
+    #[test]
+    fn a_table_is_schema_and_name() {
+        let name = |spelled| TableName::parse(spelled).map(|table| (table.schema, table.name));
+        let both = |schema: &str, name: &str| Some((schema.to_owned(), name.to_owned()));
+        assert_eq!(name("public.t"), both("public", "t"));
+        assert_eq!(name("Public.My Table"), both("Public", "My Table"));
+        assert_eq!(name("\"a.b\".\"c\"\"d\""), both("a.b", "c\"d"));
+        for spelled in ["", "t", ".t", "s.", "a.b.c", "\"a.b", "\"a\"b.c", "\"\".t", "a.\"b\"c"] {
+            assert_eq!(name(spelled), None, "{spelled}");
+        }
+        assert_eq!(TableName::parse("s.\"a\"\"b\"").unwrap().sql(), "\"s\".\"a\"\"b\"");
+    }
+}

@@ -13,3 +13,4 @@
 
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]
 mod harness;
+mod traps;

@@ -1,0 +1,3 @@
+//! What hurt everyone before: a test for each trap, named by its number.
+
+mod elasticsearch;

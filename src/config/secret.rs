@@ -23,6 +23,11 @@ impl Secret {
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
+
+    /// For a client that keeps its secrets hidden too.
+    pub(super) fn hidden(&self) -> SecretString {
+        self.0.clone()
+    }
 }
 
 impl fmt::Debug for Secret {

@@ -7,6 +7,7 @@ use super::problem::{KeyPath, Place, Problems};
 use super::secret::{self, Secret};
 use super::section::Section;
 use super::tree::Value;
+use crate::target::elasticsearch;
 
 /// A target's section.
 #[derive(Clone, Debug)]
@@ -27,6 +28,20 @@ pub struct TargetSettings {
     pub linger: Duration,
     /// What to do at a first start with an index that holds documents.
     pub existing: Existing,
+}
+
+impl TargetSettings {
+    /// What the client of the cluster is made with.
+    pub fn client_settings(&self) -> elasticsearch::Settings {
+        let auth = match &self.auth {
+            Auth::None => elasticsearch::Auth::None,
+            Auth::Basic { username, password } => {
+                elasticsearch::Auth::Basic { username: username.clone(), password: password.hidden() }
+            }
+            Auth::ApiKey(key) => elasticsearch::Auth::ApiKey(key.hidden()),
+        };
+        elasticsearch::Settings { auth, ..elasticsearch::Settings::new(self.nodes.clone()) }
+    }
 }
 
 /// How to log in to a target.

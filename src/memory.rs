@@ -9,8 +9,6 @@
 //! Nothing that is held is taken away: readers wait until enough has ended and the allocator has
 //! given it back (its decay is half a second).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sources::budget::Budget;
@@ -27,29 +25,15 @@ const LEAST_PART: usize = 8;
 /// Whole again after some six seconds.
 const RESTORE_PART: usize = 64;
 
-/// The process's resident memory as it was seen last.
-#[derive(Clone, Debug, Default)]
-pub struct Rss(Arc<AtomicUsize>);
-
-impl Rss {
-    /// In bytes; 0 where the system does not tell.
-    pub fn bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Watches the process's memory and governs `budget` until the task is dropped.
-pub fn govern(world: &SharedWorld, budget: Budget, max_rss: usize) -> (Task, Rss) {
-    let rss = Rss::default();
-    rss.0.store(resident().unwrap_or(0), Ordering::Relaxed);
-    let (clock, seen) = (world.clone(), rss.clone());
-    let task = world.spawn(Box::pin(async move {
+pub fn govern(world: &SharedWorld, budget: Budget, max_rss: usize) -> Task {
+    let clock = world.clone();
+    world.spawn(Box::pin(async move {
         loop {
             let Some(bytes) = resident() else {
                 warn!("cannot read /proc/self/statm: memory is bounded by charges alone");
                 return;
             };
-            seen.0.store(bytes, Ordering::Relaxed);
             let limit = budget.limit();
             let wanted = decide(bytes, max_rss, limit, budget.full_limit());
             if wanted != limit {
@@ -58,8 +42,7 @@ pub fn govern(world: &SharedWorld, budget: Budget, max_rss: usize) -> (Task, Rss
             }
             clock.sleep(LOOK_EVERY).await;
         }
-    }));
-    (task, rss)
+    }))
 }
 
 /// The limit that follows from `rss` bytes resident under `max_rss`, where `limit` of `full` was
@@ -79,7 +62,7 @@ fn decide(rss: usize, max_rss: usize, limit: usize, full: usize) -> usize {
 }
 
 /// Bytes that are resident, from the second field of `/proc/self/statm`, which counts pages.
-fn resident() -> Option<usize> {
+pub fn resident() -> Option<usize> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: usize = statm.split(' ').nth(1)?.parse().ok()?;
     pages.checked_mul(rustix::param::page_size())
@@ -141,9 +124,8 @@ mod tests {
     async fn a_process_over_its_bound_gets_a_smaller_budget() {
         let world = sources::world::RealWorld::shared();
         let budget = Budget::new(FULL);
-        let (_task, rss) = govern(&world, budget.clone(), 1 << 20);
+        let _task = govern(&world, budget.clone(), 1 << 20);
         world.sleep(Duration::from_secs(5)).await;
         assert_eq!(budget.limit(), FULL / LEAST_PART);
-        assert!(rss.bytes() > 1 << 20);
     }
 }

@@ -42,12 +42,8 @@ pub mod field {
     pub const DEAD_LETTERED: &str = "dead_lettered";
     /// Law 6: entered and not ended.
     pub const IN_FLIGHT: &str = "in_flight";
-    /// Dead letters that are kept, of all runs.
-    pub const DEAD_LETTERS: &str = "dead_letters";
     /// Rows of the backfill that were read.
     pub const ROWS_READ: &str = "rows_read";
-    /// Rows a second of the backfill.
-    pub const ROWS_PER_S: &str = "rows_per_s";
     /// Tables whose backfill has ended.
     pub const TABLES_DONE: &str = "tables_done";
     /// Tables in all.

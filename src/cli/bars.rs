@@ -32,8 +32,8 @@ impl Bars {
         AboveBars(self.all.clone())
     }
 
-    /// Draws the status of a process that may have `max_rss` bytes.
-    pub(super) fn show(&mut self, status: &Status, max_rss: usize) {
+    /// Draws the status of a process of which `rss` bytes are resident and `max_rss` may be.
+    pub(super) fn show(&mut self, status: &Status, rss: usize, max_rss: usize) {
         let names: Vec<&str> = status.source.tables.iter().map(|table| table.name.as_str()).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
         while self.tables.len() < names.len() {
@@ -58,7 +58,7 @@ impl Bars {
         if status.state == State::Following {
             self.tables.iter().for_each(ProgressBar::finish_and_clear);
         }
-        self.line.set_message(line(status, max_rss));
+        self.line.set_message(line(status, rss, max_rss));
         self.line.tick();
     }
 
@@ -80,24 +80,21 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 /// The status in one line.
-fn line(status: &Status, max_rss: usize) -> String {
-    let mut parts = vec![match status.state.reason() {
+fn line(status: &Status, rss: usize, max_rss: usize) -> String {
+    let mut parts = vec![match &status.reason {
         Some(reason) => format!("{}: {reason}", status.state.name()),
         None => status.state.name().to_owned(),
     }];
     if let Some(lag) = status.lag {
-        parts.push(format!("lag {} ({})", words::time(lag), words::bytes(status.lag_bytes)));
+        parts.push(format!("lag {} ({})", words::time(lag), words::bytes(status.source.log_behind_bytes)));
     }
     parts.push(format!("{}/s", words::count(status.docs_per_s.round() as u64)));
     parts.push(format!("{} written", words::count(status.counts.ends.written)));
-    if status.dead_letters > 0 {
-        parts.push(format!("{} dead letters", words::count(status.dead_letters)));
+    let dead_lettered = status.counts.ends.dead_lettered;
+    if dead_lettered > 0 {
+        parts.push(format!("{} dead letters", words::count(dead_lettered)));
     }
-    parts.push(format!(
-        "memory {} of {}",
-        words::bytes(status.memory.rss as u64),
-        words::bytes(max_rss as u64)
-    ));
+    parts.push(format!("memory {} of {}", words::bytes(rss as u64), words::bytes(max_rss as u64)));
     if let Some(left) = status.source.log_held_time_left {
         let held = words::bytes(status.source.log_held_bytes);
         parts.push(format!("server keeps {held} of log, {} left", words::time(left)));
@@ -143,7 +140,6 @@ mod tests {
         let mut status = Status { state, docs_per_s: 1_234.4, ..Status::default() };
         status.source.tables =
             vec![table("public.products", 32_000, false), table("public.users", 70_000, false)];
-        status.memory.rss = 90 << 20;
         status
     }
 
@@ -155,8 +151,8 @@ mod tests {
     #[test]
     fn a_fill_shows_a_bar_for_each_table_and_following_shows_one_line() {
         let (mut bars, screen) = bars();
-        bars.show(&status(State::Backfilling), 256 << 20);
-        bars.show(&status(State::Backfilling), 256 << 20);
+        bars.show(&status(State::Backfilling), 90 << 20, 256 << 20);
+        bars.show(&status(State::Backfilling), 90 << 20, 256 << 20);
         let shown = screen.contents();
         assert!(shown.contains("public.products [===============>"), "{shown}");
         assert!(shown.contains("32,000 of 64,000 rows, "), "{shown}");
@@ -168,8 +164,8 @@ mod tests {
 
         let mut following = status(State::Following);
         following.lag = Some(Duration::from_millis(40));
-        following.lag_bytes = 2048;
-        bars.show(&following, 256 << 20);
+        following.source.log_behind_bytes = 2048;
+        bars.show(&following, 90 << 20, 256 << 20);
         assert_eq!(
             screen.contents(),
             "following | lag 40 ms (2.0 KiB) | 1,234/s | 0 written | memory 90 MiB of 256 MiB"
@@ -179,9 +175,10 @@ mod tests {
     #[test]
     fn what_is_waited_for_is_said() {
         let (mut bars, screen) = bars();
-        let mut waiting = status(State::Waiting { for_what: "the server at 127.0.0.1:5432".to_owned() });
+        let mut waiting = status(State::Waiting);
+        waiting.reason = Some("the server at 127.0.0.1:5432".to_owned());
         waiting.source.tables.clear();
-        bars.show(&waiting, 256 << 20);
+        bars.show(&waiting, 90 << 20, 256 << 20);
         assert!(
             screen.contents().starts_with("waiting: the server at 127.0.0.1:5432 | "),
             "{}",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::info;
 
+use crate::memory::resident;
 use crate::status::Status;
 use crate::telemetry::field;
 
@@ -16,7 +17,7 @@ pub(super) fn log(status: &Status) {
     let millis = |time: Duration| time.as_millis() as u64;
     info!(
         { field::STATE } = status.state.name(),
-        { field::REASON } = status.state.reason(),
+        { field::REASON } = status.reason,
         { field::READ } = counts.read,
         { field::WRITTEN } = counts.ends.written,
         { field::STALE } = counts.ends.stale,
@@ -24,20 +25,18 @@ pub(super) fn log(status: &Status) {
         { field::FILTERED } = counts.ends.filtered,
         { field::DEAD_LETTERED } = counts.ends.dead_lettered,
         { field::IN_FLIGHT } = counts.in_flight(),
-        { field::DEAD_LETTERS } = status.dead_letters,
         { field::ROWS_READ } = source.rows_read,
-        { field::ROWS_PER_S } = status.rows_per_s.round() as u64,
         { field::TABLES_DONE } = source.tables.iter().filter(|table| table.done).count(),
         { field::TABLES } = source.tables.len(),
         { field::DOCS_PER_S } = status.docs_per_s.round() as u64,
         { field::LAG_MS } = status.lag.map(millis),
-        { field::LAG_BYTES } = status.lag_bytes,
+        { field::LAG_BYTES } = source.log_behind_bytes,
         { field::LOG_HELD_BYTES } = source.log_held_bytes,
         { field::LOG_HELD_S_LEFT } = source.log_held_time_left.map(|left| left.as_secs()),
         { field::MEMORY_USED } = memory.used,
         { field::MEMORY_MOST } = memory.most,
         { field::MEMORY_LIMIT } = memory.limit,
-        { field::RSS } = memory.rss,
+        { field::RSS } = resident(),
         { field::CHECKPOINT_AGE_MS } = status.checkpoint_age.map(millis),
         "status"
     );

@@ -12,7 +12,9 @@ use tracing::{error, info, warn};
 use super::bars::Bars;
 use super::{Exit, report};
 use crate::config::Config;
+use crate::memory::resident;
 use crate::pipeline::{self, PipelineError};
+use crate::retry::Halt;
 use crate::status::{State, Status};
 use crate::telemetry::field;
 
@@ -69,7 +71,7 @@ fn finish(ended: Result<(), PipelineError>) -> Exit {
             info!("rowtide ends");
             Exit::Clean
         }
-        Err(PipelineError::Halt { state, what, hint }) => {
+        Err(PipelineError::Halt(Halt { state, what, hint })) => {
             error!(
                 { field::STATE } = state,
                 { field::ERROR } = what,
@@ -140,7 +142,7 @@ async fn show(world: SharedWorld, mut watched: watch::Receiver<Status>, bars: Op
             loop {
                 world.sleep(DRAW_EVERY).await;
                 let status = watched.borrow_and_update().clone();
-                drawn.0.show(&status, max_rss);
+                drawn.0.show(&status, resident().unwrap_or(0), max_rss);
             }
         }
         None => {
@@ -160,7 +162,7 @@ async fn show(world: SharedWorld, mut watched: watch::Receiver<Status>, bars: Op
                 };
                 let status = watched.borrow_and_update().clone();
                 if due || status.state != said {
-                    said = status.state.clone();
+                    said = status.state;
                     report::log(&status);
                 }
             }

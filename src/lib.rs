@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod memory;
 pub mod pipeline;
 pub mod retry;
+pub mod shape;
 pub mod status;
 pub mod store;
 pub mod target;

@@ -1,0 +1,209 @@
+//! Rows become documents: one table, one index.
+//!
+//! ```text
+//!   configuration + tables ─► compile (all faults at once) ─► one plan a table
+//!   change ─► plan of its table's revision ─► action: line and document, one allocation
+//! ```
+//! Guarantees:
+//! - a document is its row's JSON slices, copied between names that were escaped once;
+//! - an unknown column is absent from the document, never null;
+//! - ids are injective over a table: one key column is its own text, several are the JSON array of
+//!   their values, so no two keys share an id (T34);
+//! - a delete needs the key's columns only, so an id is made of nothing else.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sources::change::{Change, Column, Op, Table};
+use sources::position::Version;
+
+use crate::config::TableShape;
+use crate::lanes::{Action, Dead, Kind};
+use crate::ledger::SegmentId;
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use plan::{ID_BYTES_MAX, Missing, Plan};
+
+/// Why rows of a table cannot become documents.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{table}: {what}; {fix}")]
+pub struct ShapeError {
+    /// `schema.table`.
+    pub table: String,
+    /// What is wrong.
+    pub what: String,
+    /// What would be right.
+    pub fix: String,
+}
+
+/// With what a change entered the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entered {
+    /// The ledger's segment.
+    pub segment: SegmentId,
+    /// Bytes of the batch's charge that cover it.
+    pub charge: usize,
+}
+
+/// The shape of a pipeline.
+#[derive(Debug)]
+pub struct Shape {
+    /// By the table's number.
+    tables: Vec<TableShape>,
+    /// Each table's newest revision that was seen; its number is the index's number too.
+    plans: Vec<Plan>,
+    /// Where actions are put together.
+    scratch: Vec<u8>,
+}
+
+/// A scratch buffer larger than this is given back: one maximal document must not pin it.
+const SCRATCH_KEPT: usize = 1 << 20;
+
+impl Shape {
+    /// Fits the configured shapes to the tables as they are, in the same order; every fault of
+    /// every table at once.
+    pub fn compile(shapes: &[TableShape], tables: &[Arc<Table>]) -> Result<Self, Vec<ShapeError>> {
+        let mut plans = Vec::new();
+        let mut errors = Vec::new();
+        let mut indices = BTreeSet::new();
+        for (number, shape) in shapes.iter().enumerate() {
+            let fault = |what: String, fix: &str| ShapeError {
+                table: shape.table.clone(),
+                what,
+                fix: fix.to_owned(),
+            };
+            if !indices.insert(&shape.index) {
+                let what = format!("the index {:?} is another table's already", shape.index);
+                errors.push(fault(what, "give each table an index of its own"));
+            }
+            let Some(table) = tables.iter().find(|table| table.number as usize == number) else {
+                errors.push(fault("the source has no such table".into(), "correct its name, or remove it"));
+                continue;
+            };
+            match Plan::of(shape, table, Missing::IsAFault) {
+                Ok(plan) => plans.push(plan),
+                Err(found) => errors.extend(found),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self { tables: shapes.to_vec(), plans, scratch: Vec::new() })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The aliases, by the number that actions name them with: the table's number.
+    pub fn indices(&self) -> Arc<[Arc<str>]> {
+        self.tables.iter().map(|shape| Arc::from(shape.index.as_str())).collect()
+    }
+
+    /// The documents' fields of a table, with the columns they come from; for the mapping.
+    pub fn fields(&self, table: usize) -> Vec<(String, Column)> {
+        self.plans.get(table).map(Plan::fields).unwrap_or_default()
+    }
+
+    /// A name of a table's shape as it is configured, equal over restarts and versions of Rowtide.
+    /// A column that is added to a table of which all are read does not change it.
+    pub fn shape_hash(&self, table: usize) -> String {
+        let (Some(shape), Some(plan)) = (self.tables.get(table), self.plans.get(table)) else {
+            return String::new();
+        };
+        let mut rename = shape.rename.clone();
+        rename.sort();
+        // The order of columns is the order of fields, which a search cluster does not see.
+        let columns: Option<BTreeSet<&String>> =
+            shape.columns.as_ref().map(|columns| columns.iter().collect());
+        let text = serde_json::json!([1, shape.table, shape.index, columns, rename, plan.id_names()]);
+        format!("{:032x}", fnv(text.to_string().as_bytes()))
+    }
+
+    /// The most bytes that rendering adds to a row of any table; for the queue's costs.
+    pub fn render_bytes(&self) -> usize {
+        self.plans.iter().map(Plan::render_bytes).max().unwrap_or(0)
+    }
+
+    /// Renders a change. An error means that the table has changed so that its rows can no longer
+    /// be documents; a row that cannot be one becomes [`Kind::Dead`].
+    pub fn render(
+        &mut self,
+        change: &Change,
+        version: Version,
+        entered: Entered,
+    ) -> Result<Action, ShapeError> {
+        let number = change.table.number as usize;
+        let (Some(plan), Some(shape)) = (self.plans.get_mut(number), self.tables.get(number)) else {
+            return Err(unknown(&change.table));
+        };
+        if !plan.is_for(&change.table) {
+            *plan = refit(plan, shape, &change.table)?;
+        }
+        let scratch = &mut self.scratch;
+        scratch.clear();
+        let row = change.row();
+        let id = plan.begin(scratch, row, matches!(change.op, Op::Put(_)));
+        plan.end_line(scratch, version);
+        let dead = |reason: String| Kind::Dead(Box::new(Dead { reason, bytes: row.heap_bytes() as u64 }));
+        let kind = match (&change.op, &id.plain_bytes) {
+            (_, None) => dead(format!("a column of the key of {} is unknown", shape.table)),
+            (_, Some(0)) => dead("the id is empty, and the target takes no empty id".into()),
+            (_, Some(bytes)) if *bytes > ID_BYTES_MAX => {
+                dead(format!("the id has {bytes} bytes; the target takes at most {ID_BYTES_MAX}"))
+            }
+            (Op::TooLarge { bytes, .. }, _) => {
+                let reason = format!("the row has {bytes} bytes, more than memory.document_bytes_max");
+                Kind::Dead(Box::new(Dead { reason, bytes: *bytes }))
+            }
+            (Op::Delete(_), _) => Kind::Delete,
+            (Op::Put(row), _) => {
+                plan.document(scratch, row);
+                Kind::Put
+            }
+        };
+        let action = Action {
+            index: number as u32,
+            id_at: id.start as u32,
+            id_len: id.len as u32,
+            version,
+            kind,
+            data: scratch.as_slice().into(),
+            segment: entered.segment,
+            charge: entered.charge,
+        };
+        if scratch.capacity() > SCRATCH_KEPT {
+            *scratch = Vec::new();
+        }
+        Ok(action)
+    }
+}
+
+/// The plan for another revision of a table.
+fn refit(plan: &Plan, shape: &TableShape, table: &Arc<Table>) -> Result<Plan, ShapeError> {
+    let fitted = Plan::of(shape, table, Missing::IsUnknown);
+    let fitted = fitted.map_err(|mut errors| errors.pop().unwrap_or_else(|| unknown(table)))?;
+    if fitted.id_names() == plan.id_names() {
+        return Ok(fitted);
+    }
+    Err(ShapeError {
+        table: shape.table.clone(),
+        what: format!("its key was {:?} and is {:?} now", plan.id_names(), fitted.id_names()),
+        fix: "its documents would get other ids beside the old ones: fill a new index".to_owned(),
+    })
+}
+
+fn unknown(table: &Table) -> ShapeError {
+    ShapeError {
+        table: table.name.to_string(),
+        what: "a change of a table that is not configured came".to_owned(),
+        fix: "this is a fault in Rowtide: please report it".to_owned(),
+    }
+}
+
+/// FNV-1a of 128 bits: stable, and nobody has a reason to forge a shape.
+fn fnv(bytes: &[u8]) -> u128 {
+    let start = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
+    let prime = 0x0000_0000_0100_0000_0000_0000_0000_013b_u128;
+    bytes.iter().fold(start, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(prime))
+}

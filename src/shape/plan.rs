@@ -1,0 +1,302 @@
+//! A table's shape, resolved against one revision of the table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sources::change::{Column, Kind, Row, Table};
+use sources::position::Version;
+
+use super::ShapeError;
+use crate::config::TableShape;
+
+/// Elasticsearch and OpenSearch take ids of at most so many bytes of UTF-8.
+pub(super) const ID_BYTES_MAX: usize = 512;
+
+/// Digits of the largest version, 2^53.
+const VERSION_BYTES: usize = 16;
+
+/// Fields that a search cluster keeps for itself: a document with one is refused.
+const RESERVED: &[&str] = &[
+    "_doc_count",
+    "_field_names",
+    "_id",
+    "_ignored",
+    "_index",
+    "_routing",
+    "_seq_no",
+    "_source",
+    "_tier",
+    "_type",
+    "_version",
+];
+
+/// What follows the version in an action's line.
+const LINE_END: &[u8] = b",\"version_type\":\"external_gte\"}}\n";
+
+/// Where everything is.
+#[derive(Debug)]
+pub(super) struct Plan {
+    table: Arc<Table>,
+    /// `{"index":{"_index":"alias","_id":"`
+    put_head: Box<[u8]>,
+    /// `{"delete":{"_index":"alias","_id":"`
+    delete_head: Box<[u8]>,
+    /// Places of the id's columns.
+    id: Box<[u16]>,
+    fields: Box<[Field]>,
+}
+
+#[derive(Debug)]
+struct Field {
+    name: String,
+    column: u16,
+    /// `"name":`
+    prefix: Box<[u8]>,
+}
+
+/// What a configured column that a table does not have means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// At the start the configuration must fit the tables.
+    IsAFault,
+    /// A revision from the log may be older or newer than the configuration (T09): what it does not
+    /// have is unknown there, so absent from documents.
+    IsUnknown,
+}
+
+/// Where an id stands in what was rendered.
+pub(super) struct Id {
+    pub(super) start: usize,
+    pub(super) len: usize,
+    /// Its bytes unescaped; `None` when a column of it is unknown.
+    pub(super) plain_bytes: Option<usize>,
+}
+
+impl Plan {
+    /// Fits `shape` to `table`, or says everything that does not fit.
+    pub(super) fn of(
+        shape: &TableShape,
+        table: &Arc<Table>,
+        missing: Missing,
+    ) -> Result<Self, Vec<ShapeError>> {
+        let mut errors = Vec::new();
+        let mut fault = |what: String, fix: String| {
+            errors.push(ShapeError { table: shape.table.clone(), what, fix });
+        };
+        let place = |name: &str| table.columns.iter().position(|column| &*column.name == name);
+        let there = || {
+            let names: Vec<&str> = table.columns.iter().map(|column| &*column.name).collect();
+            format!("it has {}", names.join(", "))
+        };
+        for (column, _) in &shape.rename {
+            if place(column).is_none() && missing == Missing::IsAFault {
+                fault(format!("rename names {column:?}, which is no column of it"), there());
+            }
+        }
+        let mut places = Vec::new();
+        match &shape.columns {
+            None => places.extend(0..table.columns.len()),
+            Some(names) => {
+                for name in names {
+                    match place(name) {
+                        Some(column) => places.push(column),
+                        None if missing == Missing::IsUnknown => {}
+                        None => fault(format!("columns names {name:?}, which is no column of it"), there()),
+                    }
+                }
+            }
+        }
+        let fields: Vec<Field> = places.into_iter().map(|column| Field::of(shape, table, column)).collect();
+        judge_names(&fields, table, &mut fault);
+        let id = id_columns(shape, table, &mut fault);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let index = serde_json::Value::from(shape.index.as_str());
+        let head = |operation: &str| {
+            format!("{{\"{operation}\":{{\"_index\":{index},\"_id\":\"").into_bytes().into_boxed_slice()
+        };
+        let (put_head, delete_head) = (head("index"), head("delete"));
+        Ok(Self { table: table.clone(), put_head, delete_head, id, fields: fields.into() })
+    }
+
+    /// Whether it was made for this revision.
+    pub(super) fn is_for(&self, table: &Arc<Table>) -> bool {
+        Arc::ptr_eq(&self.table, table)
+    }
+
+    pub(super) fn fields(&self) -> Vec<(String, Column)> {
+        let of = |field: &Field| (field.name.clone(), self.table.columns[usize::from(field.column)].clone());
+        self.fields.iter().map(of).collect()
+    }
+
+    pub(super) fn id_names(&self) -> Vec<&str> {
+        self.id.iter().map(|&column| name_of(&self.table, column)).collect()
+    }
+
+    /// What a rendered row has beyond its values and its key's: the frame, the names, commas, and
+    /// an id's escapes, which at most double what is short enough to be an id.
+    pub(super) fn render_bytes(&self) -> usize {
+        let names: usize = self.fields.iter().map(|field| field.prefix.len() + 1).sum();
+        let head = self.put_head.len().max(self.delete_head.len());
+        let frame = head + "\",\"version\":".len() + VERSION_BYTES + LINE_END.len() + "{}\n[]".len();
+        frame + self.id.len() + names + ID_BYTES_MAX
+    }
+
+    /// Begins the action's line, up to the end of its id.
+    pub(super) fn begin(&self, out: &mut Vec<u8>, row: &Row, put: bool) -> Id {
+        out.extend_from_slice(if put { &self.put_head } else { &self.delete_head });
+        let start = out.len();
+        let known = match &*self.id {
+            [column] => self.plain_id(out, row, *column),
+            columns => composite_id(out, row, columns),
+        };
+        let text = &out[start..];
+        let bytes = if text.len() <= ID_BYTES_MAX { text.len() } else { plain_bytes(text) };
+        Id { start, len: text.len(), plain_bytes: known.map(|()| bytes) }
+    }
+
+    /// The value's own text.
+    fn plain_id(&self, out: &mut Vec<u8>, row: &Row, column: u16) -> Option<()> {
+        let value = row.get(usize::from(column))?;
+        // JSON of any form keeps its quotes: "1" and 1 are two keys.
+        let any_form = self.table.columns[usize::from(column)].kind == Kind::Json;
+        match value {
+            // Escaped already, and by one function.
+            [b'"', text @ .., b'"'] if !any_form => out.extend_from_slice(text),
+            text => escape(out, text),
+        }
+        Some(())
+    }
+
+    pub(super) fn end_line(&self, out: &mut Vec<u8>, version: Version) {
+        out.extend_from_slice(b"\",\"version\":");
+        out.extend_from_slice(itoa::Buffer::new().format(version.get()).as_bytes());
+        out.extend_from_slice(LINE_END);
+    }
+
+    /// The document's line.
+    pub(super) fn document(&self, out: &mut Vec<u8>, row: &Row) {
+        let mut separator = b'{';
+        for field in &self.fields {
+            let Some(value) = row.get(usize::from(field.column)) else { continue };
+            out.push(separator);
+            out.extend_from_slice(&field.prefix);
+            out.extend_from_slice(value);
+            separator = b',';
+        }
+        if separator == b'{' {
+            out.push(b'{');
+        }
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+impl Field {
+    fn of(shape: &TableShape, table: &Table, column: usize) -> Self {
+        let own = &*table.columns[column].name;
+        let renamed = shape.rename.iter().find(|(from, _)| from == own);
+        let name = renamed.map_or(own, |(_, to)| to).to_owned();
+        let prefix = format!("{}:", serde_json::Value::from(name.as_str())).into_bytes().into();
+        Self { name, column: column as u16, prefix }
+    }
+}
+
+fn name_of(table: &Table, column: u16) -> &str {
+    &table.columns[usize::from(column)].name
+}
+
+fn judge_names(fields: &[Field], table: &Table, fault: &mut impl FnMut(String, String)) {
+    let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+    for field in fields {
+        let (column, name) = (name_of(table, field.column), &*field.name);
+        let fix = || format!("rename the column {column:?}, or leave it out");
+        if name.is_empty() || RESERVED.contains(&name) {
+            fault(format!("{name:?} cannot be a field of a document"), fix());
+        }
+        if let Some(other) = taken.insert(name, column) {
+            fault(format!("the columns {other:?} and {column:?} would both be the field {name:?}"), fix());
+        }
+    }
+    for name in taken.keys() {
+        // A dot makes an object: `a.b` beside a plain `a` is refused by the target.
+        let mut rest = *name;
+        while let Some((object, _)) = rest.rsplit_once('.') {
+            if taken.contains_key(object) {
+                let fix = format!("rename one of them, as in {:?}", name.replace('.', "_"));
+                fault(format!("the field {name:?} would lie inside of the field {object:?}"), fix);
+            }
+            rest = object;
+        }
+    }
+}
+
+/// The places of the columns that the id is made of: the key's, all of them and no other, or a row
+/// would have to be deleted by what its old image does not say.
+fn id_columns(shape: &TableShape, table: &Table, fault: &mut impl FnMut(String, String)) -> Box<[u16]> {
+    let Some(names) = &shape.id else { return table.key.clone() };
+    let key: Vec<&str> = table.key.iter().map(|&column| name_of(table, column)).collect();
+    let fix = format!("write id = {key:?}, or remove it: that is the default");
+    let mut id = Vec::new();
+    for name in names {
+        match table.key.iter().find(|&&column| name_of(table, column) == name.as_str()) {
+            Some(&column) => id.push(column),
+            None => fault(format!("id names {name:?}, which is no column of its key"), fix.clone()),
+        }
+    }
+    if let Some(missing) = key.iter().find(|column| !names.iter().any(|name| name == *column)) {
+        fault(format!("id leaves out {missing:?} of its key, so that two rows could share an id"), fix);
+    }
+    id.into()
+}
+
+/// The JSON array of the values, as it stands in a JSON string.
+fn composite_id(out: &mut Vec<u8>, row: &Row, columns: &[u16]) -> Option<()> {
+    let mut separator = b'[';
+    for &column in columns {
+        out.push(separator);
+        escape(out, row.get(usize::from(column))?);
+        separator = b',';
+    }
+    out.push(b']');
+    Some(())
+}
+
+/// Escapes JSON text for a JSON string.
+fn escape(out: &mut Vec<u8>, text: &[u8]) {
+    for &byte in text {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            // Whitespace between tokens: all the control characters that JSON text can hold.
+            0..0x20 => out.push(b' '),
+            _ => out.push(byte),
+        }
+    }
+}
+
+/// How many bytes of UTF-8 the text of a JSON string stands for.
+fn plain_bytes(escaped: &[u8]) -> usize {
+    let mut bytes = 0;
+    let mut rest = escaped;
+    while let Some((&first, after)) = rest.split_first() {
+        let (own, taken) = match (first, after.first()) {
+            (b'\\', Some(b'u')) => {
+                let digits = after.get(1..5).and_then(|digits| std::str::from_utf8(digits).ok());
+                let unit = digits.and_then(|digits| u16::from_str_radix(digits, 16).ok()).unwrap_or(0);
+                let own = match unit {
+                    0..0x80 => 1,
+                    0x80..0x800 => 2,
+                    // Half of a pair, which is four bytes.
+                    0xd800..0xe000 => 2,
+                    _ => 3,
+                };
+                (own, 5)
+            }
+            (b'\\', Some(_)) => (1, 1),
+            _ => (1, 0),
+        };
+        bytes += own;
+        rest = after.get(taken..).unwrap_or_default();
+    }
+    bytes
+}

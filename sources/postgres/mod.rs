@@ -2,10 +2,12 @@
 #![allow(dead_code)] // the reader of the log and the reads beside it are not there yet
 
 mod catalog;
+mod check;
 mod config;
 mod decode;
 mod lsn;
 mod pgoutput;
+mod slot;
 mod tuple;
 mod wire;
 

@@ -129,10 +129,9 @@ impl Budget {
             line.push_back(Waiter { bytes, granted });
             turn
         };
-        // A line that was vacated by a dropped waiter is looked at again.
-        self.serve();
+        let mut place = Place { budget: self, turn };
         // The sender lives in the budget, which this call holds: it cannot be dropped unanswered.
-        Ok(turn.await.unwrap_or_else(|_| Charge::new(self.clone(), class, 0)))
+        Ok((&mut place.turn).await.unwrap_or_else(|_| Charge::new(self.clone(), class, 0)))
     }
 
     /// An empty charge, to merge others into.
@@ -220,6 +219,19 @@ impl Budget {
     }
 }
 
+/// A place in a line. Whoever leaves it may have been the one that the others waited behind.
+struct Place<'a> {
+    budget: &'a Budget,
+    turn: oneshot::Receiver<Charge>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.turn.close();
+        self.budget.serve();
+    }
+}
+
 /// Bytes that are held, by class. They are given back when it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping a charge gives its bytes back"]
@@ -280,3 +292,6 @@ impl Drop for Charge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,9 +8,10 @@
 //!         └──────────────────────────────────────────────┘
 //! ```
 //! Whoever holds bytes holds a [`Charge`] for them; it ends when the memory does. Reads (chunks,
-//! refetches) hold at most half, so the log always has the other half and goes on: what it passes is
-//! settled without any reader's help, so nobody waits in a circle (ATTACKS B10). Whoever waits is
-//! served in order, the log before the reads.
+//! refetches) hold at most half, so the log always has the other half and goes on, one item at a time
+//! even while the limit is lowered: what it passes is settled without any reader's help, so nobody
+//! waits in a circle (ATTACKS B10). Whoever waits hands over first what it has collected
+//! ([`crate::queue::Outgoing::make_room`]). Whoever waits is served in order, the log before the reads.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,15 +30,15 @@ pub enum Class {
 /// Why bytes were not given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
-    /// One item is larger than everything its class may hold.
+    /// One item is larger than the half that its class can count on.
     #[error(
-        "an item of {bytes} bytes does not fit into the {limit} bytes that its class may hold; \
+        "an item of {bytes} bytes does not fit into the {limit} bytes that its class can count on; \
          raise memory.max_rss or lower memory.document_bytes_max"
     )]
     NeverFits {
         /// Bytes asked for.
         bytes: usize,
-        /// The most this class may hold.
+        /// The most bytes an item of this class may have.
         limit: usize,
     },
 }
@@ -70,12 +71,25 @@ impl State {
         self.log + self.read
     }
 
-    fn fits(&self, class: Class, bytes: usize) -> bool {
-        // A lowered limit must not starve an item that the full one would carry: it passes alone.
-        let total = self.used() + bytes <= self.limit || (self.used() == 0 && bytes <= self.full);
+    /// The most bytes that one item of a class may have. The log's half is its reserve: reads that are held until a
+    /// transaction's end must not keep it from getting there, so no item of it is larger.
+    fn item_most(&self, class: Class) -> usize {
         match class {
-            Class::Log => total,
-            Class::Read => total && (self.read + bytes <= self.limit / 2 || self.read == 0),
+            Class::Log => self.full - self.full / 2,
+            Class::Read => self.full / 2,
+        }
+    }
+
+    fn fits(&self, class: Class, bytes: usize) -> bool {
+        let total = self.used() + bytes <= self.limit;
+        // A lowered limit starves nobody: what the full one would carry passes alone, the log's items
+        // one at a time beside whatever reads hold.
+        match class {
+            Class::Log => total || (self.log == 0 && self.used() + bytes <= self.full),
+            Class::Read => {
+                let share = self.read + bytes <= self.limit / 2;
+                (total && (share || self.read == 0)) || self.used() == 0
+            }
         }
     }
 
@@ -106,10 +120,7 @@ impl Budget {
     pub async fn reserve(&self, class: Class, bytes: usize) -> Result<Charge, BudgetError> {
         let turn = {
             let mut state = self.lock();
-            let most = match class {
-                Class::Log => state.full,
-                Class::Read => state.full / 2,
-            };
+            let most = state.item_most(class);
             if bytes > most {
                 return Err(BudgetError::NeverFits { bytes, limit: most });
             }
@@ -160,7 +171,8 @@ impl Budget {
     }
 
     /// Lowers or restores the limit: real memory counts, not only what was charged. Nothing that is
-    /// held is taken away; nothing new is given until enough has ended.
+    /// held is taken away; nothing new is given until enough has ended, but one item of the log at a
+    /// time.
     pub fn set_limit(&self, bytes: usize) {
         {
             let mut state = self.lock();

@@ -64,6 +64,17 @@ pub struct Batch {
 #[error("the pipeline has ended")]
 pub struct Closed;
 
+/// Why an item could not be given room.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueError {
+    /// The other side has gone.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    /// It is too large.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+}
+
 /// The source's end.
 #[derive(Clone, Debug)]
 pub struct Outlet {
@@ -150,8 +161,21 @@ impl Outgoing {
         self.used + self.outlet.costs.of(item) <= self.charge.bytes()
     }
 
+    /// Waits until `item` can be pushed. What was collected is handed over first, and what was prepaid
+    /// beyond it given back: whoever waits holds nothing that only it could free. Dropping the future
+    /// loses nothing.
+    pub async fn make_room(&mut self, item: &Item) -> Result<(), QueueError> {
+        if self.has_room_for(item) {
+            return Ok(());
+        }
+        self.flush()?;
+        self.charge = self.outlet.budget.nothing();
+        self.charge = self.outlet.reserve(self.class, self.wanted_for(item)).await?;
+        Ok(())
+    }
+
     /// What to reserve (with [`Outlet::reserve`]) and give to [`Outgoing::refill`] before `item`
-    /// can be pushed.
+    /// can be pushed. Who waits for it calls [`Outgoing::flush`] first.
     pub fn wanted_for(&self, item: &Item) -> usize {
         let share = BATCH_BYTES.min(self.outlet.budget.full_limit() / 16);
         self.outlet.costs.of(item).max(share)

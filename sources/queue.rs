@@ -215,3 +215,6 @@ impl Outgoing {
         self.outlet.send(Batch { items, charge })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! The queue under random producers and a slow consumer, on paused time: nothing is in it that was
+//! not charged, and every byte comes back.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::change::{Column, Kind, Op, Origin, RowBuilder};
+use crate::position::{Offset, Position};
+
+const FULL: usize = 64 << 10;
+const COSTS: Costs = Costs { render_bytes: 100 };
+
+fn change(number: u64, bytes: usize) -> Item {
+    let column = |name: &str| Column { name: name.into(), kind: Kind::Text };
+    let columns = ["id", "text"].map(column).into();
+    let table = Arc::new(Table { number: 0, name: "public.t".into(), columns, key: [0].into() });
+    let mut builder = RowBuilder::default();
+    builder.value().extend_from_slice(number.to_string().as_bytes());
+    builder.end_value();
+    builder.value().resize(number.to_string().len() + bytes, b'x');
+    builder.end_value();
+    let offset = Offset::new(number).expect("a small number");
+    Item::Change(Change { table, offset, op: Op::Put(builder.finish()), origin: Origin::Log })
+}
+
+fn number_of(item: &Item) -> u64 {
+    match item {
+        Item::Change(change) => change.offset.get(),
+        Item::Clear { offset, .. } => offset.get(),
+        Item::Checkpoint(position) => position.open().expect("a number"),
+    }
+}
+
+fn cost(items: &[Item]) -> usize {
+    items.iter().map(|item| COSTS.of(item)).sum()
+}
+
+/// One item of a producer: its size, whether it is handed over at once, and how long it took to make.
+type Made = (usize, bool, u64);
+
+async fn produce(outlet: Outlet, class: Class, made: Vec<Made>) -> Result<(), QueueError> {
+    let mut outgoing = Outgoing::new(outlet, class);
+    for (number, (bytes, at_once, ms)) in made.into_iter().enumerate() {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        let item = match bytes {
+            0 => Item::Checkpoint(Position::seal(&number).expect("a number")),
+            _ => change(number as u64, bytes),
+        };
+        // Impatient, as a reader is that answers a keepalive meanwhile: the wait is dropped, and begun again.
+        loop {
+            let patience = Duration::from_millis(3);
+            if let Ok(room) = tokio::time::timeout(patience, outgoing.make_room(&item)).await {
+                room?;
+                break;
+            }
+        }
+        outgoing.push(item);
+        if at_once {
+            outgoing.flush()?;
+        }
+    }
+    Ok(outgoing.flush()?)
+}
+
+/// Takes batches and answers them later, at most four at once; the numbers of all their items.
+async fn consume(mut inlet: Inlet, budget: Budget, delays: Vec<u64>) -> Vec<u64> {
+    let mut taken = Vec::new();
+    let mut in_flight: VecDeque<Batch> = VecDeque::new();
+    for delay in delays.into_iter().cycle() {
+        // An answer comes whether or not there is another batch.
+        let Ok(batch) = tokio::time::timeout(Duration::from_millis(delay), inlet.recv()).await else {
+            in_flight.pop_front();
+            continue;
+        };
+        let Some(batch) = batch else { break };
+        assert!(!batch.items.is_empty());
+        assert_eq!(cost(&batch.items), batch.charge.bytes(), "no more is sent than was charged, and no less");
+        taken.extend(batch.items.iter().map(number_of));
+        in_flight.push_back(batch);
+        let held: usize = in_flight.iter().map(|batch| cost(&batch.items)).sum();
+        assert!(
+            held <= budget.used() && budget.most_used() <= FULL,
+            "{held} held, {} charged",
+            budget.used()
+        );
+        if in_flight.len() == 4 {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            in_flight.pop_front();
+        }
+    }
+    taken
+}
+
+fn paused() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
+fn made() -> impl Strategy<Value = Vec<Made>> {
+    let bytes = prop_oneof![1 => Just(0_usize), 6 => 1..2_000_usize, 1 => 2_000..FULL / 2 - 1_000];
+    prop::collection::vec((bytes, any::<bool>(), 0..4_u64), 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_queue_never_holds_what_was_not_charged(log in made(), read in made(), delays in prop::collection::vec(1..20_u64, 1..8)) {
+        let numbers = paused().block_on(async {
+            let budget = Budget::new(FULL);
+            let (outlet, inlet) = queue(budget.clone(), COSTS);
+            let consumer = tokio::spawn(consume(inlet, budget.clone(), delays));
+            let producers = [
+                tokio::spawn(produce(outlet.clone(), Class::Log, log.clone())),
+                tokio::spawn(produce(outlet, Class::Read, read.clone())),
+            ];
+            let all = async {
+                for producer in producers {
+                    producer.await.expect("no panic").expect("no item is too large");
+                }
+                consumer.await.expect("no panic")
+            };
+            let numbers = tokio::time::timeout(Duration::from_secs(600), all).await.expect("nobody waits in a circle");
+            assert_eq!(budget.used(), 0);
+            numbers
+        });
+        prop_assert_eq!(numbers.len(), log.len() + read.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_handed_over_before_its_owner_waits_for_the_next() {
+    let budget = Budget::new(4_000);
+    let (outlet, mut inlet) = queue(budget.clone(), COSTS);
+    let mut outgoing = Outgoing::new(outlet, Class::Log);
+    for number in 0..20 {
+        let item = change(number, 900);
+        let waits = async { outgoing.make_room(&item).await };
+        let answers = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            while let Some(batch) = inlet.try_recv() {
+                drop(batch);
+            }
+        };
+        let both = async { tokio::join!(waits, answers) };
+        let (room, ()) =
+            tokio::time::timeout(Duration::from_secs(60), both).await.expect("not by itself held back");
+        room.unwrap();
+        outgoing.push(item);
+    }
+}
+
+#[tokio::test]
+async fn items_come_in_the_order_in_which_they_were_pushed() {
+    let (outlet, mut inlet) = queue(Budget::new(FULL), COSTS);
+    let mut outgoing = Outgoing::new(outlet, Class::Log);
+    for number in 0..30 {
+        let item = change(number, 500);
+        outgoing.make_room(&item).await.unwrap();
+        outgoing.push(item);
+    }
+    outgoing.flush().unwrap();
+    drop(outgoing);
+    let mut numbers = Vec::new();
+    while let Some(batch) = inlet.recv().await {
+        numbers.extend(batch.items.iter().map(number_of));
+    }
+    assert_eq!(numbers, (0..30).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn when_the_pipeline_has_ended_everything_charged_comes_back() {
+    let budget = Budget::new(FULL);
+    let (outlet, inlet) = queue(budget.clone(), COSTS);
+    let mut outgoing = Outgoing::new(outlet.clone(), Class::Log);
+    for number in 0..3 {
+        let item = change(number, 500);
+        outgoing.make_room(&item).await.unwrap();
+        outgoing.push(item);
+        outgoing.flush().unwrap();
+    }
+    assert!(budget.used() > 0);
+    drop(inlet);
+    outlet.closed().await;
+    let item = change(4, 500);
+    outgoing.make_room(&item).await.unwrap();
+    outgoing.push(item);
+    assert_eq!(outgoing.flush(), Err(Closed));
+    drop(outgoing);
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn an_item_that_never_fits_is_refused() {
+    let (outlet, _inlet) = queue(Budget::new(1_000), COSTS);
+    let item = change(1, 900);
+    let bytes = COSTS.of(&item);
+    let refused = Outgoing::new(outlet, Class::Read).make_room(&item).await;
+    assert_eq!(refused, Err(QueueError::Budget(BudgetError::NeverFits { bytes, limit: 500 })));
+}

@@ -122,7 +122,8 @@ pub enum Standing {
 /// unclean stop.
 pub struct Lease {
     shared: Arc<Shared>,
-    renewals: Task,
+    /// Taken out by the release.
+    renewals: Mutex<Option<Task>>,
 }
 
 struct Shared {
@@ -166,7 +167,7 @@ impl Lease {
             world: world.clone(),
         });
         let renewals = world.spawn(Box::pin(renew(shared.clone())));
-        Ok((Self { shared, renewals }, found))
+        Ok((Self { shared, renewals: Mutex::new(Some(renewals)) }, found))
     }
 
     /// Whether the former owner gave the lease back, so that none of its requests can still be under
@@ -231,9 +232,9 @@ impl Lease {
 
     /// A clean stop: everything that was sent has been answered. The highest version issued stands
     /// for the ceiling, but never below what was found: a former run may have issued that much.
-    pub async fn release(self, highest_issued: Option<u64>) -> Result<(), LeaseError> {
-        let Self { shared, renewals } = self;
-        drop(renewals);
+    pub async fn release(&self, highest_issued: Option<u64>) -> Result<(), LeaseError> {
+        drop(self.renewals.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let shared = &self.shared;
         let ceiling = highest_issued.map(|highest| highest.max(shared.found_ceiling));
         let end = |document: &mut StateDocument| {
             document.lease = None;

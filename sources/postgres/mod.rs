@@ -1,20 +1,181 @@
-//! PostgreSQL.
-#![allow(dead_code)] // the reader of the log and the reads beside it are not there yet
+//! PostgreSQL by logical replication (pgoutput), with the first fill read beside the log.
+//!
+//! ```text
+//!   config ─ check          what the configuration says; all that is missing, with its SQL
+//!   catalog ─ slot          tables and types; publication, slot, who holds write locks
+//!   wire ─ tuple ─ pgoutput the connection and its messages, in place
+//!   decode ─ rows           PostgreSQL's text to JSON, one decoder for reads and log
+//!   open                    law 8: asked and compared before anything is read
+//!   stream ─ step           the reader: the log in order, reads merged in, checkpoints
+//!   reads ─ progress ─ sql  chunks and refetches
+//!   watch                   bytes of log that the slot holds
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::mpsc;
+
+use crate::change::Table;
+use crate::position::Offset;
+use crate::source::{
+    Continuity, Finding, Link, Reader, Resume, Source, SourceError, StatusSender, TableProgress,
+};
+use crate::world::{BoxFuture, SharedWorld, Task};
+use crate::{Problem, Settings};
 
 mod catalog;
 mod check;
 mod config;
 mod decode;
+mod failure;
 mod lsn;
+mod open;
 mod pgoutput;
+mod position;
+mod progress;
+mod reads;
+mod refetch;
+mod rows;
 mod slot;
+mod snapshot;
+mod sql;
+mod step;
+mod stream;
 mod tuple;
+mod watch;
 mod wire;
 
-use crate::source::Source;
-use crate::world::SharedWorld;
-use crate::{Problem, Settings};
+use catalog::ValueTypes;
+use config::Config;
+use open::Opened;
+use reads::Reads;
+use refetch::Refetches;
+use stream::Stream;
 
-pub(crate) fn make(_settings: Settings, _world: SharedWorld) -> Result<Box<dyn Source>, Vec<Problem>> {
-    Err(Vec::new())
+struct Postgres {
+    config: Arc<Config>,
+    world: SharedWorld,
+}
+
+/// Makes the source from its section.
+pub(crate) fn make(settings: Settings, world: SharedWorld) -> Result<Box<dyn Source>, Vec<Problem>> {
+    let config = Arc::new(Config::new(settings)?);
+    Ok(Box::new(Postgres { config, world }))
+}
+
+impl Source for Postgres {
+    fn check(&self) -> BoxFuture<'_, Result<Vec<Finding>, SourceError>> {
+        Box::pin(async {
+            let checked = check::check(&self.config, &self.world).await;
+            checked.map_err(|error| error.into_source("check the database"))
+        })
+    }
+
+    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {
+        Box::pin(async {
+            let mut sql = open::connect(&self.config.connect, &self.world, "connect to the database").await?;
+            let infos = open::tables(&mut sql, &mut ValueTypes::default(), &self.config).await?;
+            Ok(infos.iter().map(|info| info.table.clone()).collect())
+        })
+    }
+
+    fn open(
+        &self,
+        resume: Option<Resume>,
+        status: StatusSender,
+    ) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>> {
+        Box::pin(async move {
+            let opened = open::open(&self.config, &self.world, resume, &status).await?;
+            let progress = opened.tables.iter().map(|work| TableProgress {
+                name: work.info.table.name.to_string(),
+                rows_estimated: work.info.rows_estimated,
+                rows_read: 0,
+                done: work.with_progress(|progress| progress.is_done()),
+            });
+            status.send_modify(|status| {
+                status.tables = progress.collect();
+                status.waiting_for = None;
+            });
+            let reader: Box<dyn Reader> =
+                Box::new(PgReader { config: self.config.clone(), world: self.world.clone(), opened });
+            Ok(reader)
+        })
+    }
+}
+
+struct PgReader {
+    config: Arc<Config>,
+    world: SharedWorld,
+    opened: Opened,
+}
+
+impl Reader for PgReader {
+    fn identity(&self) -> &str {
+        &self.opened.identity
+    }
+
+    fn continuity(&self) -> &Continuity {
+        &self.opened.continuity
+    }
+
+    fn first(&self) -> Offset {
+        self.opened.first
+    }
+
+    fn run(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), SourceError>> {
+        Box::pin(self.read(link))
+    }
+}
+
+impl PgReader {
+    async fn read(self: Box<Self>, link: Link) -> Result<(), SourceError> {
+        let Self { config, world, opened } = *self;
+        let (to_reader, from_reads) = mpsc::unbounded_channel();
+        let (to_refetch, jobs) = mpsc::unbounded_channel();
+        let reads = Arc::new(Reads {
+            world: world.clone(),
+            connect: config.connect.clone(),
+            tables: opened.tables,
+            outlet: link.outlet.clone(),
+            to_reader,
+            status: link.status.clone(),
+            chunk_rows: config.chunk_rows as usize,
+            document_bytes_max: config.document_bytes_max,
+            // One refetch beside the chunks.
+            sharers: config.readers as usize + 1,
+            more: tokio::sync::Notify::new(),
+        });
+        let passed = Arc::new(AtomicU64::new(opened.position.lsn.0));
+        let watching = watch::watch(
+            world.clone(),
+            config.connect.clone(),
+            config.slot.clone(),
+            link.status.clone(),
+            passed.clone(),
+        );
+        // They end with this future: none of them has anything to finish.
+        let mut tasks: Vec<Task> = Vec::with_capacity(config.readers as usize + 2);
+        tasks.push(world.spawn(Box::pin(watching)));
+        tasks.push(world.spawn(Box::pin(reads.clone().refetch(jobs))));
+        for _ in 0..config.readers {
+            tasks.push(world.spawn(Box::pin(reads.clone().work())));
+        }
+        let stream = Stream::new(
+            opened.connection,
+            opened.catalog,
+            world,
+            link,
+            reads,
+            from_reads,
+            Refetches::new(to_refetch),
+            opened.position,
+            opened.relations,
+            config.document_bytes_max,
+            passed,
+        );
+        let ended = stream.run(opened.begun).await;
+        drop(tasks);
+        ended
+    }
 }

@@ -109,7 +109,8 @@ mod tests {
 
     fn contains(range: &Range, number: u32) -> bool {
         let bound = |key: &Option<KeyText>| key.as_ref().map(|key| key[0].parse::<u32>().unwrap());
-        bound(&range.low).is_none_or(|low| number > low) && bound(&range.high).is_none_or(|high| number <= high)
+        bound(&range.low).is_none_or(|low| number > low)
+            && bound(&range.high).is_none_or(|high| number <= high)
     }
 
     proptest! {

@@ -20,6 +20,7 @@ use sources::position::Version;
 use crate::config::TableShape;
 use crate::lanes::{Action, Dead, Kind};
 use crate::ledger::SegmentId;
+use crate::retry::Halt;
 
 mod plan;
 #[cfg(test)]
@@ -125,6 +126,25 @@ impl Shape {
         self.plans.iter().map(Plan::render_bytes).max().unwrap_or(0)
     }
 
+    /// The delete of a document that was found by listing its index (law 9); `None` for a table that
+    /// is not configured.
+    pub fn delete(&self, table: usize, id: &str, version: Version, entered: Entered) -> Option<Action> {
+        let plan = self.plans.get(table)?;
+        let mut data = Vec::new();
+        let (id_at, id_len) = plan.begin_delete(&mut data, id);
+        plan.end_line(&mut data, version);
+        Some(Action {
+            index: table as u32,
+            id_at: id_at as u32,
+            id_len: id_len as u32,
+            version,
+            kind: Kind::Delete,
+            data: data.into(),
+            segment: entered.segment,
+            charge: entered.charge,
+        })
+    }
+
     /// Renders a change. An error means that the table has changed so that its rows can no longer
     /// be documents; a row that cannot be one becomes [`Kind::Dead`].
     pub fn render(
@@ -191,6 +211,13 @@ fn refit(plan: &Plan, shape: &TableShape, table: &Arc<Table>) -> Result<Plan, Sh
         what: format!("its key was {:?} and is {:?} now", plan.id_names(), fitted.id_names()),
         fix: "its documents would get other ids beside the old ones: fill a new index".to_owned(),
     })
+}
+
+impl From<ShapeError> for Halt {
+    fn from(error: ShapeError) -> Self {
+        let ShapeError { table, what, fix } = error;
+        Halt { state: "shape-wrong", what: format!("{table}: {what}"), hint: fix }
+    }
 }
 
 fn unknown(table: &Table) -> ShapeError {

@@ -156,6 +156,14 @@ impl Plan {
         Id { start, len: text.len(), plain_bytes: known.map(|()| bytes) }
     }
 
+    /// Begins the line of a delete whose id is known; where the id stands, and its bytes.
+    pub(super) fn begin_delete(&self, out: &mut Vec<u8>, id: &str) -> (usize, usize) {
+        out.extend_from_slice(&self.delete_head);
+        let start = out.len();
+        escape(out, id.as_bytes());
+        (start, out.len() - start)
+    }
+
     /// The value's own text.
     fn plain_id(&self, out: &mut Vec<u8>, row: &Row, column: u16) -> Option<()> {
         let value = row.get(usize::from(column))?;

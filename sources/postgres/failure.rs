@@ -1,0 +1,46 @@
+//! What a failure of a connection means for the source (law 7): the one policy.
+
+use super::wire::{ServerError, WireError};
+use crate::source::SourceError;
+
+impl WireError {
+    /// The failure as the source's, with what was being done, as in "read the log".
+    pub(super) fn into_source(self, context: &'static str) -> SourceError {
+        match self {
+            Self::Io { .. } | Self::Protocol(_) | Self::Timeout { .. } => {
+                SourceError::Wait { context, reason: self.to_string() }
+            }
+            Self::Auth(what) => SourceError::Halt {
+                state: "access-denied",
+                what: format!("{context}: {what}"),
+                hint: "check the source's user and password, and the server's pg_hba.conf".into(),
+            },
+            Self::Server(error) => of_server(&error, context),
+        }
+    }
+}
+
+/// By the server's code: https://www.postgresql.org/docs/18/errcodes-appendix.html
+fn of_server(error: &ServerError, context: &'static str) -> SourceError {
+    let halt = |state: &'static str, hint: &str| SourceError::Halt {
+        state,
+        what: format!("{context}: {error}"),
+        hint: hint.into(),
+    };
+    match error.sqlstate.as_str() {
+        "28000" | "28P01" => {
+            halt("access-denied", "check the source's user and password, and the server's pg_hba.conf")
+        }
+        "42501" => halt("access-denied", "rowtide check names the grants that are missing"),
+        "3D000" => halt("database-missing", "check the database in the source's url"),
+        "42P01" | "42703" | "3F000" | "42704" => {
+            halt("table-missing", "rowtide check names what is missing; restart when it is there")
+        }
+        // A slot whose log was dropped says so when it is started.
+        "55000" if error.message.contains("replication slot") => halt(
+            "slot-lost",
+            "raise max_slot_wal_keep_size and fill the index anew: drop the slot, empty data_dir and set existing = \"replace\" on the target",
+        ),
+        _ => SourceError::Wait { context, reason: error.to_string() },
+    }
+}

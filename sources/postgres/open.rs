@@ -1,0 +1,455 @@
+//! Law 8: what is asked, and compared, before anything is read.
+//!
+//! ```text
+//!   confirmed_flush ≤ checkpoint ≤ the server's flush LSN          else another history
+//!        │ start here, compare: the checkpoint's last commit must come, and none between it and
+//!        ▼ the checkpoint; nothing is emitted
+//!   checkpoint ──► emit (the transaction that was unfinished there goes on after its settled prefix)
+//! ```
+//! The server moves START_REPLICATION without a word when it is asked for what lies below
+//! `confirmed_flush_lsn` or beyond its end (T43; ATTACKS A10, A11, D2), so it is not asked for either.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::catalog::{Server, TableInfo, ValueTypes};
+use super::config::Config;
+use super::lsn::Lsn;
+use super::pgoutput::Message;
+use super::position::PgPosition;
+use super::progress::Progress;
+use super::reads::TableWork;
+use super::rows;
+use super::slot::{self, Published, SlotState};
+use super::wire::{Connect, Connection, Copy};
+use crate::position::Offset;
+use crate::source::{Continuity, Resume, SourceError, StatusSender};
+use crate::world::SharedWorld;
+
+/// How often the server is asked where its log ends, while nothing comes.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How long connecting may take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A slot that is not made after so long waits for somebody.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+/// What a person does when the log between checkpoint and server is lost.
+const FILL_ANEW: &str = "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
+
+/// The Begin of a transaction that is about to be emitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Begin {
+    /// The commit record's LSN.
+    pub lsn: Lsn,
+    pub time_us: i64,
+    pub xid: u32,
+}
+
+/// A connection that stands where emitting starts.
+pub(super) struct Opened {
+    pub connection: Connection,
+    pub catalog: Catalog,
+    pub position: PgPosition,
+    pub continuity: Continuity,
+    pub identity: String,
+    pub first: Offset,
+    /// The Begin that ended the comparison.
+    pub begun: Option<Begin>,
+    /// Relations that this connection has described, by oid; `None` for tables nobody reads.
+    pub relations: HashMap<u32, Option<Arc<TableInfo>>>,
+    pub tables: Vec<Arc<TableWork>>,
+    world: SharedWorld,
+    document_bytes_max: usize,
+}
+
+/// Connects, asks and compares.
+pub(super) async fn open(
+    config: &Config,
+    world: &SharedWorld,
+    resume: Option<Resume>,
+    status: &StatusSender,
+) -> Result<Opened, SourceError> {
+    let mut sql = connect(&config.connect, world, "connect to the database").await?;
+    let mut log = connect(&config.replication(), world, "open the replication connection").await?;
+    let server =
+        Server::identify(&mut log).await.map_err(|error| error.into_source("ask who the server is"))?;
+    if server.in_recovery {
+        return Err(SourceError::Halt {
+            state: "standby",
+            what: "the server is a standby, whose snapshots do not tell which transactions run".into(),
+            hint: "name the primary in the source's url".into(),
+        });
+    }
+    let mut types = ValueTypes::default();
+    publish(&mut sql, config).await?;
+    let infos = tables(&mut sql, &mut types, config).await?;
+    let published = fingerprint(config, &infos);
+    let old = resume.as_ref().map(|resume| PgPosition::open(&resume.position)).transpose()?;
+    let confirmed = slot_position(&mut sql, config, world, old.is_some(), status).await?;
+
+    let fresh = || {
+        PgPosition::new(server.system_identifier.clone(), server.timeline, server.database.clone(), confirmed)
+    };
+    let clean = resume.is_some_and(|resume| resume.clean);
+    let mut continuity = match &old {
+        None => Continuity::First,
+        Some(old) => asked(old, &fresh(), clean, confirmed, server.flush_lsn),
+    };
+    let mut position = old.unwrap_or_else(fresh);
+    let tables = table_works(&infos, &position)?;
+    if position.published != published {
+        // A prefix counted under another publication means nothing: the transaction goes out whole.
+        if let Some(inside) = &mut position.inside {
+            inside.changes = 0;
+        }
+        position.published = published;
+    }
+    position.timeline = server.timeline;
+
+    let start = slot::start_replication_sql(&config.slot, confirmed, &config.publication);
+    log.start_replication(&start).await.map_err(|error| error.into_source("start replication"))?;
+    let identity = format!("postgres/{}/{}/{}", server.system_identifier, server.timeline, server.database);
+    let mut opened = Opened {
+        connection: log,
+        catalog: Catalog { sql, types },
+        first: offset(position.lsn.max(confirmed))?,
+        position,
+        continuity: Continuity::First,
+        identity,
+        begun: None,
+        relations: HashMap::new(),
+        tables,
+        world: world.clone(),
+        document_bytes_max: config.document_bytes_max,
+    };
+    if continuity == Continuity::Continued {
+        let compared = opened.compare(confirmed).await?;
+        if let Some(reason) = compared {
+            continuity = Continuity::Broken { reason };
+        }
+    }
+    opened.continuity = continuity;
+    Ok(opened)
+}
+
+/// An LSN as an offset; beyond 2^53 the source halts (law 1).
+pub(super) fn offset(lsn: Lsn) -> Result<Offset, SourceError> {
+    lsn.offset().ok_or_else(|| SourceError::Halt {
+        state: "offset-too-large",
+        what: format!("the log position {lsn} does not fit below 2^53"),
+        hint: "move the database into a new cluster; its log has passed 9 PB".into(),
+    })
+}
+
+/// The questions that need no log.
+fn asked(old: &PgPosition, now: &PgPosition, clean: bool, confirmed: Lsn, flush: Lsn) -> Continuity {
+    let broken = |reason: String| Continuity::Broken { reason };
+    if old.system != now.system || old.database != now.database {
+        return broken(format!(
+            "the checkpoint belongs to database {} of cluster {}, this is {} of {}",
+            old.database, old.system, now.database, now.system
+        ));
+    }
+    if old.timeline != now.timeline && !clean {
+        return broken(format!(
+            "the server went from timeline {} to {} and the last process did not end in order",
+            old.timeline, now.timeline
+        ));
+    }
+    if confirmed > old.lsn {
+        return broken(format!(
+            "the slot was moved to {confirmed}, beyond the checkpoint {}: what lies between is lost",
+            old.lsn
+        ));
+    }
+    if old.lsn > flush {
+        return broken(format!(
+            "the server's log ends at {flush}, before the checkpoint {}: it went back",
+            old.lsn
+        ));
+    }
+    Continuity::Continued
+}
+
+/// Where the slot stands; made when this is a first start.
+async fn slot_position(
+    sql: &mut Connection,
+    config: &Config,
+    world: &SharedWorld,
+    resumes: bool,
+    status: &StatusSender,
+) -> Result<Lsn, SourceError> {
+    let name = &config.slot;
+    let halt = |state: &'static str, what: String, hint: String| SourceError::Halt { state, what, hint };
+    let found = SlotState::look(sql, name).await.map_err(|error| error.into_source("look at the slot"))?;
+    match found {
+        SlotState::Ready(slot) => Ok(slot.confirmed_flush),
+        SlotState::Missing if resumes => Err(halt(
+            "slot-lost",
+            format!("the replication slot {name} is gone, and with it the log since the checkpoint"),
+            FILL_ANEW.into(),
+        )),
+        SlotState::Missing => create_slot(sql, config, world, status).await,
+        SlotState::Active { pid, .. } => Err(SourceError::Wait {
+            context: "take over the replication slot",
+            reason: format!("{name} is active for pid {pid}"),
+        }),
+        SlotState::Lost { reason } => Err(halt(
+            "slot-lost",
+            format!("the server has dropped log that the slot {name} needed: {reason}"),
+            format!("raise max_slot_wal_keep_size; {}; then {FILL_ANEW}", slot::drop_slot_sql(name)),
+        )),
+        SlotState::Foreign { what } => Err(halt(
+            "slot-foreign",
+            format!("the replication slot {name} cannot be used: {what}"),
+            "name another one with the source's key slot".into(),
+        )),
+    }
+}
+
+/// Makes the slot. The server waits for every transaction that is open now; `status` names them.
+async fn create_slot(
+    sql: &mut Connection,
+    config: &Config,
+    world: &SharedWorld,
+    status: &StatusSender,
+) -> Result<Lsn, SourceError> {
+    let context = "make the replication slot";
+    let pid = sql.backend_pid();
+    let mut watcher = connect(&config.connect, world, context).await?;
+    let mut creating = std::pin::pin!(slot::create_slot(sql, &config.slot));
+    let created = loop {
+        tokio::select! {
+            biased;
+            created = &mut creating => break created,
+            () = world.sleep(TELL_AFTER) => {}
+        }
+        const SQL: &str = "SELECT string_agg(format('process %s of %s', a.pid, a.usename), ', ') \
+             FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids($1::int))";
+        let asked = watcher.all_rows(SQL, &[Some(&pid.to_string())]).await;
+        let who = asked.map_err(|error| error.into_source(context))?.into_iter().flatten().flatten().next();
+        let who = who.unwrap_or_else(|| "every open transaction".to_owned());
+        let text = format!("{who} to end, before the replication slot can be made");
+        status.send_modify(|status| status.waiting_for = Some(text));
+    };
+    status.send_modify(|status| status.waiting_for = None);
+    created.map_err(|error| error.into_source(context))
+}
+
+/// The publication holds all tables: it is made, or what is missing is added.
+async fn publish(sql: &mut Connection, config: &Config) -> Result<(), SourceError> {
+    let published = slot::ensure_publication(sql, &config.publication, &config.tables).await;
+    match published.map_err(|error| error.into_source("make the publication"))? {
+        Published::Already => {}
+        Published::Created => tracing::info!(publication = config.publication, "the publication was made"),
+        Published::Added(tables) => {
+            tracing::info!(
+                publication = config.publication,
+                tables = tables.len(),
+                "tables were added to the publication"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The configured tables; all that cannot be read at once.
+pub(super) async fn tables(
+    sql: &mut Connection,
+    types: &mut ValueTypes,
+    config: &Config,
+) -> Result<Vec<Arc<TableInfo>>, SourceError> {
+    let mut infos = Vec::with_capacity(config.tables.len());
+    let mut faults = Vec::new();
+    for (number, name) in config.tables.iter().enumerate() {
+        let loaded = TableInfo::load(sql, types, number as u32, name, &config.publication).await;
+        match loaded.map_err(|error| error.into_source("look at the tables"))? {
+            Ok(info) => infos.push(Arc::new(info)),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() {
+        return Ok(infos);
+    }
+    let whats: Vec<&str> = faults.iter().map(|fault| fault.what.as_str()).collect();
+    let fixes: Vec<&str> = faults.iter().map(|fault| fault.fix.as_str()).collect();
+    Err(SourceError::Halt { state: "tables-unreadable", what: whats.join("; "), hint: fixes.join("; ") })
+}
+
+/// What is published, in short: counts of a transaction's changes mean nothing under another one.
+fn fingerprint(config: &Config, infos: &[Arc<TableInfo>]) -> String {
+    let tables = infos.iter().map(|info| {
+        let columns: Vec<&str> = info.table.columns.iter().map(|column| &*column.name).collect();
+        format!("{}:{}:{:?}", info.oid, columns.join(","), info.row_filter)
+    });
+    let mut all: Vec<String> = tables.collect();
+    all.sort();
+    format!("{} {}", config.publication, all.join(" "))
+}
+
+/// A connection, within the time that connecting may take.
+pub(super) async fn connect(
+    to: &Connect,
+    world: &SharedWorld,
+    context: &'static str,
+) -> Result<Connection, SourceError> {
+    Connection::open(to, world, CONNECT_TIMEOUT).await.map_err(|error| error.into_source(context))
+}
+
+/// What is to do in each table, by the checkpoint.
+fn table_works(infos: &[Arc<TableInfo>], position: &PgPosition) -> Result<Vec<Arc<TableWork>>, SourceError> {
+    let work = |info: &Arc<TableInfo>| {
+        let progress = match position.tables.get(&*info.table.name) {
+            None => Progress::whole(),
+            Some(state) if state.oid == info.oid => Progress::of(state.todo.clone()),
+            Some(state) => {
+                return Err(SourceError::Halt {
+                    state: "table-replaced",
+                    what: format!(
+                        "{} is not the table that was read (oid {}, now {})",
+                        info.table.name, state.oid, info.oid
+                    ),
+                    hint: FILL_ANEW.into(),
+                });
+            }
+        };
+        Ok(Arc::new(TableWork::new(info.clone(), progress)))
+    };
+    infos.iter().map(work).collect()
+}
+
+impl Opened {
+    /// Reads up to the checkpoint without emitting. `Some` says what shows another history.
+    async fn compare(&mut self, confirmed: Lsn) -> Result<Option<String>, SourceError> {
+        let wrong = |error: super::wire::WireError| error.into_source("compare the log with the checkpoint");
+        let until = self.position.lsn;
+        let beyond = self.position.inside.as_ref().map_or(until, |inside| Lsn(inside.lsn.0 + 1));
+        let mut due = self.position.last_commit.clone().filter(|commit| commit.lsn >= confirmed);
+        self.connection.send_status(confirmed, confirmed, confirmed, true).await.map_err(wrong)?;
+        loop {
+            let limit = self.document_bytes_max;
+            let step = match self.connection.parse_copy(limit, &mut |_| Vec::new()).map_err(wrong)? {
+                None => {
+                    tokio::select! {
+                        biased;
+                        filled = self.connection.fill() => filled.map_err(wrong)?,
+                        // An idle server says where its log ends only when it is asked.
+                        () = self.world.sleep(ASK_EVERY) => {
+                            self.connection.send_status(confirmed, confirmed, confirmed, true).await.map_err(wrong)?;
+                        }
+                    }
+                    continue;
+                }
+                Some(Copy::Keepalive { end_lsn, reply_requested }) => {
+                    Compare::Keepalive(end_lsn, reply_requested)
+                }
+                Some(Copy::Data { message, .. }) => {
+                    match Message::parse(message).map_err(|e| wrong(e.into()))? {
+                        Message::Begin { final_lsn, commit_time_us, xid } => {
+                            Compare::Begin(Begin { lsn: final_lsn, time_us: commit_time_us, xid })
+                        }
+                        Message::Relation(_) => Compare::Relation(message.to_vec()),
+                        _ => continue,
+                    }
+                }
+                Some(Copy::Large(_)) => continue,
+                Some(Copy::Done) => return Err(rows::unexpected("the end of the log")),
+            };
+            match step {
+                Compare::Relation(message) => {
+                    let (oid, info) = self.catalog.describe(&self.tables, &message).await?;
+                    self.relations.insert(oid, info);
+                }
+                Compare::Keepalive(end, reply) => {
+                    if reply {
+                        self.connection
+                            .send_status(confirmed, confirmed, confirmed, false)
+                            .await
+                            .map_err(wrong)?;
+                    }
+                    if end >= beyond {
+                        let missing = self.position.inside.as_ref().map(|inside| (inside.xid, inside.lsn));
+                        let missing = due.map(|commit| (commit.xid, commit.lsn)).or(missing);
+                        return Ok(missing.map(|(xid, lsn)| {
+                            format!("transaction {xid} at {lsn} is not in the log any more")
+                        }));
+                    }
+                }
+                Compare::Begin(begin) if begin.lsn >= until => {
+                    self.begun = Some(begin);
+                    return Ok(self.at_checkpoint(begin, due.as_ref().map(|commit| commit.xid)));
+                }
+                Compare::Begin(begin) => {
+                    let known = self.position.last_commit.as_ref();
+                    let same = |commit: &super::position::CommitMark| {
+                        commit.lsn == begin.lsn && commit.xid == begin.xid && commit.time_us == begin.time_us
+                    };
+                    match (known.is_some_and(same), known) {
+                        (true, _) => due = None,
+                        (false, Some(commit)) if begin.lsn < commit.lsn => {}
+                        _ => {
+                            let text = format!(
+                                "the log holds transaction {} at {}, which the checkpoint does not know",
+                                begin.xid, begin.lsn
+                            );
+                            return Ok(Some(text));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first transaction beyond the checkpoint has come.
+    fn at_checkpoint(&self, begin: Begin, due: Option<u32>) -> Option<String> {
+        if let Some(xid) = due {
+            return Some(format!("the checkpoint's last transaction {xid} is not in the log any more"));
+        }
+        let inside = self.position.inside.as_ref()?;
+        let same = inside.xid == begin.xid && inside.lsn == begin.lsn;
+        (!same).then(|| {
+            format!("transaction {}, of which a part was written, is not in the log any more", inside.xid)
+        })
+    }
+}
+
+/// The SQL side of the reader: the types that the log names.
+pub(super) struct Catalog {
+    sql: Connection,
+    types: ValueTypes,
+}
+
+impl Catalog {
+    /// The table as the log describes it from here on, with its oid; `None` when nobody reads it.
+    pub(super) async fn describe(
+        &mut self,
+        tables: &[Arc<TableWork>],
+        message: &[u8],
+    ) -> Result<(u32, Option<Arc<TableInfo>>), SourceError> {
+        let parsed = Message::parse(message).map_err(|error| rows::unexpected(error.0))?;
+        let Message::Relation(relation) = parsed else {
+            return Err(rows::unexpected("no description of a table"));
+        };
+        let Some(work) = tables.iter().find(|work| work.info.oid == relation.oid) else {
+            return Ok((relation.oid, None));
+        };
+        let missing = self.types.missing(&relation);
+        let loaded = self.types.load(&mut self.sql, &missing).await;
+        loaded.map_err(|error| error.into_source("look at types"))?;
+        match work.info.from_relation(&relation, &self.types) {
+            Some(info) => Ok((relation.oid, Some(Arc::new(info)))),
+            None => Err(SourceError::Halt {
+                state: "key-changed",
+                what: format!("the key of {} has lost a column", work.info.table.name),
+                hint: FILL_ANEW.into(),
+            }),
+        }
+    }
+}
+
+enum Compare {
+    Keepalive(Lsn, bool),
+    Begin(Begin),
+    Relation(Vec<u8>),
+}

@@ -1,0 +1,188 @@
+//! From the server's text to a row: the one decoder of chunks, refetches and the log.
+
+use super::catalog::TableInfo;
+use super::progress::KeyText;
+use super::tuple::{Tuple, Value};
+use super::wire::{Kept, LargeRow};
+use crate::budget::BudgetError;
+use crate::change::{Op, Row, RowBuilder};
+use crate::source::SourceError;
+
+/// A row of the log, whole or with holes.
+pub(super) enum Image {
+    /// Every column is there.
+    Whole(Op),
+    /// Values that an UPDATE did not change are not in the log (T07).
+    Holes,
+}
+
+/// A whole row; one that is larger than `most` bytes as JSON becomes [`Op::TooLarge`].
+pub(super) fn put(
+    table: &TableInfo,
+    tuple: &Tuple<'_>,
+    builder: &mut RowBuilder,
+    most: usize,
+) -> Result<Op, SourceError> {
+    match image(table, tuple, None, builder, most)? {
+        Image::Whole(op) => Ok(op),
+        Image::Holes => Err(unexpected("a row of a SELECT without a value")),
+    }
+}
+
+/// A row of the log; what it does not hold is taken from its old image where there is one.
+pub(super) fn image(
+    table: &TableInfo,
+    tuple: &Tuple<'_>,
+    old: Option<&Tuple<'_>>,
+    builder: &mut RowBuilder,
+    most: usize,
+) -> Result<Image, SourceError> {
+    builder.clear();
+    check_columns(table, tuple)?;
+    let mut before = old.map(Tuple::values);
+    for (column, mut value) in tuple.values().enumerate() {
+        let from_old = before.as_mut().and_then(Iterator::next);
+        if value == Value::Unchanged {
+            match from_old {
+                Some(known) if known != Value::Unchanged => value = known,
+                _ => return Ok(Image::Holes),
+            }
+        }
+        append(table, column, value, builder)?;
+        if builder.len() > most {
+            let bytes = tuple.bytes() as u64;
+            let key = key(table, tuple, old, builder)?;
+            return Ok(Image::Whole(Op::TooLarge { key, bytes }));
+        }
+    }
+    Ok(Image::Whole(Op::Put(builder.finish())))
+}
+
+/// Only the key's columns of a row. A long key that an UPDATE did not change stands in its old image.
+pub(super) fn key(
+    table: &TableInfo,
+    tuple: &Tuple<'_>,
+    old: Option<&Tuple<'_>>,
+    builder: &mut RowBuilder,
+) -> Result<Row, SourceError> {
+    check_columns(table, tuple)?;
+    let mut before = old.map(Tuple::values);
+    let values = tuple.values().map(|value| match before.as_mut().and_then(Iterator::next) {
+        Some(known) if value == Value::Unchanged => known,
+        _ => value,
+    });
+    key_of(table, values, builder)
+}
+
+/// A row that was skipped on the wire, but for its key.
+pub(super) fn too_large(
+    table: &TableInfo,
+    row: &LargeRow,
+    builder: &mut RowBuilder,
+) -> Result<Op, SourceError> {
+    let value = |column: usize| {
+        let place = table.table.key.iter().position(|&key| usize::from(key) == column);
+        match place.and_then(|place| row.kept.get(place)) {
+            Some(Kept::Text(text)) => Value::Text(text),
+            Some(Kept::Null) => Value::Null,
+            _ => Value::Unchanged,
+        }
+    };
+    let key = key_of(table, (0..table.table.columns.len()).map(value), builder)?;
+    Ok(Op::TooLarge { key, bytes: row.bytes })
+}
+
+/// The texts of the key's values of a row that was skipped.
+pub(super) fn large_key_texts(row: &LargeRow) -> Option<KeyText> {
+    let text = |kept: &Kept| match kept {
+        Kept::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        _ => None,
+    };
+    row.kept.iter().map(text).collect()
+}
+
+fn key_of<'a>(
+    table: &TableInfo,
+    values: impl Iterator<Item = Value<'a>>,
+    builder: &mut RowBuilder,
+) -> Result<Row, SourceError> {
+    builder.clear();
+    for (column, value) in values.enumerate() {
+        if !table.table.key.contains(&(column as u16)) {
+            builder.absent();
+            continue;
+        }
+        if value == Value::Unchanged {
+            return Err(unexpected("a row without its key"));
+        }
+        append(table, column, value, builder)?;
+    }
+    Ok(builder.finish())
+}
+
+fn append(
+    table: &TableInfo,
+    column: usize,
+    value: Value<'_>,
+    builder: &mut RowBuilder,
+) -> Result<(), SourceError> {
+    let out = builder.value();
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Text(text) => {
+            let decoded = table.decoders[column].append(text, out);
+            decoded.map_err(|error| SourceError::Halt {
+                state: "value-unreadable",
+                what: format!("column {} of {}: {error}", table.table.columns[column].name, table.table.name),
+                hint: "leave the column out of the publication, and report this as a fault of Rowtide".into(),
+            })?;
+        }
+        Value::Unchanged => return Err(unexpected("a hole where a value must be")),
+    }
+    builder.end_value();
+    Ok(())
+}
+
+fn check_columns(table: &TableInfo, tuple: &Tuple<'_>) -> Result<(), SourceError> {
+    if tuple.columns() == table.table.columns.len() {
+        return Ok(());
+    }
+    Err(unexpected("a row with another number of columns than its table"))
+}
+
+/// Every value's text; `None` when one of them is null.
+pub(super) fn texts(tuple: &Tuple<'_>) -> Option<KeyText> {
+    tuple.values().map(text_of).collect()
+}
+
+/// The texts of the key's values.
+pub(super) fn key_texts(table: &TableInfo, tuple: &Tuple<'_>) -> Option<KeyText> {
+    let values: Vec<Value<'_>> = tuple.values().collect();
+    table.table.key.iter().map(|&column| text_of(*values.get(usize::from(column))?)).collect()
+}
+
+fn text_of(value: Value<'_>) -> Option<String> {
+    match value {
+        Value::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        Value::Null | Value::Unchanged => None,
+    }
+}
+
+/// What the protocol never sends; trying again on a new connection is right.
+pub(super) fn unexpected(what: &str) -> SourceError {
+    SourceError::Wait { context: "read from PostgreSQL", reason: format!("the server sent {what}") }
+}
+
+/// The server did not say what a statement saw.
+pub(super) fn no_snapshot() -> SourceError {
+    unexpected("no snapshot")
+}
+
+/// A row that the budget can never carry.
+pub(super) fn too_large_for_the_budget(error: &BudgetError) -> SourceError {
+    SourceError::Halt {
+        state: "budget-too-small",
+        what: error.to_string(),
+        hint: "raise memory.max_rss or lower memory.document_bytes_max".into(),
+    }
+}

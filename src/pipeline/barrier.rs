@@ -1,0 +1,66 @@
+//! A barrier (law 9): a table was emptied, so each of its documents is deleted with the event's
+//! version, through the lanes, before anything newer goes out.
+//!
+//! Found by listing, never by `_delete_by_query`: that misses what was not refreshed, and races with
+//! the lanes (ATTACKS A13).
+
+use sources::budget::{Budget, BudgetError, Charge, Class};
+use sources::change::Table;
+use sources::position::Offset;
+
+use super::PipelineError;
+use super::insist::insist;
+use super::intake::Intake;
+use crate::shape::Entered;
+
+/// Ids of one page; an id has at most 512 bytes, and as many go around it.
+const PAGE: usize = 500;
+const PAGE_BYTES: usize = PAGE * 2048;
+
+/// Bytes set aside for a barrier's pages: while the intake is at a barrier, the reader may fill the
+/// rest of the budget, and nothing of that is settled before the barrier has passed.
+pub(super) struct Barrier(Charge);
+
+impl Barrier {
+    pub(super) async fn reserve(budget: &Budget) -> Result<Self, BudgetError> {
+        let bytes = PAGE_BYTES.min(budget.full_limit() / 16);
+        budget.reserve(Class::Log, bytes).await.map(Self)
+    }
+
+    fn page(&self) -> usize {
+        (self.0.bytes() / 2048).clamp(1, PAGE)
+    }
+}
+
+impl Intake {
+    pub(super) async fn clear(&mut self, table: &Table, offset: Offset) -> Result<(), PipelineError> {
+        let number = table.number as usize;
+        let Some(alias) = self.shape.indices().get(number).cloned() else {
+            return Ok(());
+        };
+        let version = self.version(offset)?;
+        tracing::info!(table = &*table.name, "the table was emptied; its documents are deleted");
+        self.drain().await?;
+        let (target, world) = (self.target.clone(), self.world.clone());
+        let status = self.status.clone();
+        let waits = |why: &str| super::waits(&status, why);
+        insist(&world, &waits, || target.refresh(&alias)).await?;
+        let size = self.barrier.page();
+        let mut cursor: Option<String> = None;
+        loop {
+            let after = cursor.clone();
+            let page = insist(&world, &waits, || target.ids(&alias, after.clone(), size)).await?;
+            let segment = self.ledger.enter(page.ids.len() as u64);
+            // Their bytes are the barrier's own.
+            let entered = Entered { segment, charge: 0 };
+            let deletes = page.ids.iter().filter_map(|id| self.shape.delete(number, id, version, entered));
+            let deletes = deletes.collect();
+            self.submit(deletes, self.budget.nothing())?;
+            self.drain().await?;
+            cursor = page.cursor;
+            if cursor.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}

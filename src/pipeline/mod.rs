@@ -1,0 +1,249 @@
+//! One pipeline: a source's stream into a target, from the queue to the durable checkpoint.
+//!
+//! ```text
+//!   Reader ══ queue ══► intake: version, shape ─► lanes ─► target
+//!     ▲                    │ enter                  │ settled
+//!     │                    ▼                        ▼
+//!     └── durable ◄── saver ◄──────────────────── ledger
+//! ```
+//! - Nothing is written before law 1's state document says whose versions are issued (`start`).
+//! - A position is saved when the ledger says so, then it is told to the source (law 4).
+//! - A source that is lost is opened again from the last durable position, after everything that it
+//!   had emitted is settled: so no older change meets a newer one in a lane.
+//! - The end waits for answers for [`END_LIMIT`], saves what is settled, and says whether it was clean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sources::budget::Budget;
+use sources::queue::queue;
+use sources::source::{Continuity, Link, Resume, SourceError, SourceStatus, StatusSender, Stop};
+use sources::world::{SharedWorld, within};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::lease::LeaseError;
+use crate::retry::{Halt, backoff};
+use crate::status::{State, Status};
+use crate::store::{Sqlite, StoreError};
+use crate::target::Target;
+
+mod barrier;
+mod insist;
+mod intake;
+mod saver;
+mod start;
+mod watcher;
+
+use intake::{Ended, Intake};
+use start::Started;
+
+/// How long the end waits for answers: less than the 10 s after which most supervisors kill.
+pub const END_LIMIT: Duration = Duration::from_secs(8);
+
+/// What a person does when the log between index and source is lost.
+pub(crate) const FILL_ANEW: &str =
+    "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
+
+/// Why a pipeline ended other than by being told.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A person must act.
+    #[error(transparent)]
+    Halt(#[from] Halt),
+    /// Something that nobody foresaw.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<StoreError> for PipelineError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<LeaseError> for PipelineError {
+    fn from(error: LeaseError) -> Self {
+        Halt::from(error).into()
+    }
+}
+
+/// What a source's failure means for its pipeline.
+pub(crate) enum SourceEnd {
+    /// Wait and open it again.
+    Again(String),
+    /// End.
+    End(PipelineError),
+}
+
+pub(crate) fn judge_source(error: SourceError) -> SourceEnd {
+    match error {
+        SourceError::Wait { .. } => SourceEnd::Again(error.to_string()),
+        SourceError::Halt { state, what, hint } => SourceEnd::End(Halt { state, what, hint }.into()),
+        SourceError::Closed => SourceEnd::Again("the pipeline's queue was closed".to_owned()),
+    }
+}
+
+/// Runs the pipeline of a configuration until it is told to stop.
+pub async fn run(
+    config: Config,
+    world: SharedWorld,
+    stop: Stop,
+    status: watch::Sender<Status>,
+) -> Result<(), PipelineError> {
+    let store = Arc::new(Sqlite::open(&config.data_dir, &world)?);
+    let budget = Budget::new(config.memory.budget_bytes);
+    let _governor = crate::memory::govern(&world, budget.clone(), config.memory.max_rss);
+    let status = Arc::new(status);
+    let mut pipeline = Pipeline { config, world, stop, status, store, budget };
+    match pipeline.start().await {
+        Ok(Some(started)) => pipeline.follow(started).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) struct Pipeline {
+    pub config: Config,
+    pub world: SharedWorld,
+    pub stop: Stop,
+    pub status: Arc<watch::Sender<Status>>,
+    pub store: Arc<Sqlite>,
+    pub budget: Budget,
+}
+
+impl Pipeline {
+    fn say(&self, state: State) {
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.reason = None;
+        });
+    }
+
+    fn wait_for(&self, why: &str) {
+        waits(&self.status, why);
+    }
+
+    /// Waits, unless it is told to stop first; whether it may go on.
+    async fn pause(&mut self, time: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.told() => false,
+            () = self.world.sleep(time) => true,
+        }
+    }
+
+    /// Opens the source, reads it, and opens it again when it is lost, until the end.
+    async fn follow(&mut self, started: Started) -> Result<(), PipelineError> {
+        let Started { mut intake, source_status } = started;
+        let mut tries = 0;
+        let ended = loop {
+            let resume = intake.resume(self.store.as_ref()).await?;
+            let mut stop = self.stop.clone();
+            let opened = tokio::select! {
+                biased;
+                () = stop.told() => break Ok(()),
+                opened = self.open(resume, &source_status) => opened,
+                failed = intake.failed() => break Err(failed),
+            };
+            let reader = match opened.map_err(judge_source) {
+                Ok(reader) => reader,
+                Err(SourceEnd::End(error)) => break Err(error),
+                Err(SourceEnd::Again(why)) => {
+                    self.wait_for(&why);
+                    tries += 1;
+                    if !self.pause(backoff(tries, self.world.random())).await {
+                        break Ok(());
+                    }
+                    continue;
+                }
+            };
+            if let Continuity::Broken { reason } = reader.continuity() {
+                break Err(PipelineError::Halt(Halt {
+                    state: "history-broken",
+                    what: format!("the source's log does not go on where the checkpoint left it: {reason}"),
+                    hint: FILL_ANEW.to_owned(),
+                }));
+            }
+            if let Err(error) = intake.adopt(reader.as_ref(), self.store.as_ref()).await {
+                break Err(error);
+            }
+            self.say(State::Backfilling);
+            let (outlet, inlet) = queue(self.budget.clone(), intake.costs());
+            let link = Link {
+                outlet,
+                durable: intake.durable(),
+                status: source_status.clone(),
+                stop: self.stop.clone(),
+            };
+            match intake.take_in(reader.run(link), inlet).await {
+                Ended::Stopped => break Ok(()),
+                Ended::Failed(error) => break Err(error),
+                Ended::SourceLost { why, moved } => {
+                    tracing::warn!(error = why, "the source was lost; it is opened again");
+                    self.wait_for(&why);
+                    if moved {
+                        tries = 0;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = self.stop.told() => break Ok(()),
+                        drained = intake.drain() => if let Err(error) = drained { break Err(error) },
+                    }
+                    tries += 1;
+                    if !self.pause(backoff(tries, self.world.random())).await {
+                        break Ok(());
+                    }
+                }
+            }
+        };
+        self.end(intake, ended).await
+    }
+
+    async fn open(
+        &self,
+        resume: Option<Resume>,
+        status: &StatusSender,
+    ) -> Result<Box<dyn sources::source::Reader>, SourceError> {
+        self.config.source.source.open(resume, status.clone()).await
+    }
+
+    /// Waits for answers, saves what is settled, gives the lease back.
+    async fn end(
+        &mut self,
+        mut intake: Intake,
+        ended: Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        self.say(State::Stopping);
+        let world = self.world.clone();
+        let closing = intake.close(self.store.as_ref());
+        let closed = within(world.as_ref(), END_LIMIT, closing).await;
+        intake.report();
+        match closed {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::warn!(error = %error, "the end was not clean; the next start waits one quarantine")
+            }
+            None => {
+                tracing::warn!("answers are still missing after 8 s; the next start waits one quarantine")
+            }
+        }
+        ended
+    }
+}
+
+/// Says what is waited for.
+fn waits(status: &watch::Sender<Status>, why: &str) {
+    status.send_modify(|status| {
+        status.state = State::Waiting;
+        status.reason = Some(why.to_owned());
+    });
+}
+
+/// A source's status before it has said anything.
+fn silent() -> StatusSender {
+    Arc::new(watch::Sender::new(SourceStatus::default()))
+}
+
+/// Law 1's document and the indices behind it are one target's.
+pub(crate) type SharedTarget = Arc<dyn Target>;

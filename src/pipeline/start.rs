@@ -1,0 +1,365 @@
+//! The start: lease, state document, shape, indices; nothing is written before all of it is in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sources::position::Epoch;
+use sources::source::StatusSender;
+use tokio::sync::mpsc;
+
+use super::barrier::Barrier;
+use super::insist::insist;
+use super::intake::{Intake, Rate};
+use super::saver::Saver;
+use super::watcher::{self, watch_indices, watch_lease};
+use super::{FILL_ANEW, Pipeline, PipelineError, SharedTarget, SourceEnd, judge_source, silent};
+use crate::config::Existing;
+use crate::lanes::{Lanes, Settings as LaneSettings, Surroundings};
+use crate::lease::{Claim, Lease, Waiting};
+use crate::retry::{Halt, backoff};
+use crate::shape::Shape;
+use crate::store::{Saved, Store};
+use crate::target::elasticsearch::{self, Elasticsearch};
+use crate::target::{IndexSpec, IndexState, StateDocument};
+
+/// The most bytes that dead letters may hold on the disk.
+const DEAD_LETTERS_BYTES: u64 = 256 << 20;
+
+/// What a started pipeline is.
+pub(super) struct Started {
+    pub intake: Intake,
+    pub source_status: StatusSender,
+}
+
+impl Pipeline {
+    /// Everything that must be in order before the first write; `None` when it was told to stop.
+    pub(super) async fn start(&mut self) -> Result<Option<Started>, PipelineError> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.told() => Ok(None),
+            started = self.prepare() => started.map(Some),
+        }
+    }
+
+    async fn prepare(&self) -> Result<Started, PipelineError> {
+        let name = self.config.pipeline.name.clone();
+        let settings = client_settings(&self.config.target);
+        let target: SharedTarget =
+            Arc::new(Elasticsearch::new(settings, self.world.clone()).map_err(refused)?);
+        let saved = self.store.load(&name).await?;
+        let source_status = silent();
+
+        let shape = self.shape().await?;
+        let waits = |waiting| match waiting {
+            Waiting::ForOwner(owner) => {
+                self.wait_for(&format!("the lease of another process ({owner}) to end"))
+            }
+            Waiting::ForTarget(error) => self.wait_for(&error.to_string()),
+        };
+        // The store's lock says that an earlier process with this store's name is dead.
+        let claim = Claim { id: name.clone(), store: saved.owner.clone(), store_is_locked: true };
+        let (lease, before) = Lease::acquire(target.clone(), self.world.clone(), claim, &waits).await?;
+        let lease = Arc::new(lease);
+        let clean = saved.clean && lease.found_clean();
+        self.store.begin(&name).await?;
+
+        let uuids = self.indices(target.clone(), &shape, &saved, before.as_ref()).await?;
+        let kept = uuids.clone();
+        lease.update(|state| state.indices = kept.clone()).await?;
+
+        let letters = Arc::new(self.store.letters(&name, DEAD_LETTERS_BYTES).await?);
+        let permit = lease.clone();
+        let lanes = LaneSettings {
+            lanes: self.config.target.lanes,
+            bulk_bytes_max: self.config.target.bulk_bytes_max,
+            bulk_count_max: self.config.target.bulk_count_max,
+            linger: self.config.target.linger,
+            start_quarantine: quarantine(clean, before.as_ref()),
+            ..LaneSettings::new(format!("{:016x}", self.world.random()), shape.indices())
+        };
+        let surroundings = Surroundings {
+            world: self.world.clone(),
+            target: target.clone(),
+            dead_letters: letters,
+            permit: Arc::new(move |_| permit.is_valid()),
+        };
+        let (lanes, events) = Lanes::start(lanes, surroundings);
+        let store: Arc<dyn Store> = self.store.clone();
+        let saver = Saver::start(&self.world, store, name.clone());
+        let barrier =
+            Barrier::reserve(&self.budget).await.map_err(|error| PipelineError::Failed(error.to_string()))?;
+
+        let (tell, watched) = mpsc::unbounded_channel();
+        let watchers = vec![
+            self.world.spawn(Box::pin(watch_indices(
+                self.world.clone(),
+                target.clone(),
+                uuids,
+                tell.clone(),
+            ))),
+            self.world.spawn(Box::pin(watch_lease(lease.clone(), tell))),
+        ];
+        let intake = Intake {
+            world: self.world.clone(),
+            pipeline: name,
+            target,
+            shape,
+            lanes,
+            events,
+            ledger: crate::ledger::Ledger::new(),
+            highest: before.as_ref().map_or(0, |state| state.ceiling),
+            lease,
+            saver,
+            barrier,
+            epoch: Epoch { base: 0 },
+            status: self.status.clone(),
+            source_status: source_status.clone(),
+            watched,
+            watchers,
+            clean,
+            budget: self.budget.clone(),
+            documents: Rate::default(),
+            has_position: saved.position.is_some(),
+        };
+        Ok(Started { intake, source_status })
+    }
+
+    /// The tables as they are now, and what becomes of them.
+    async fn shape(&self) -> Result<Shape, PipelineError> {
+        let mut tries = 0;
+        let tables = loop {
+            match self.config.source.source.tables().await.map_err(judge_source) {
+                Ok(tables) => break tables,
+                Err(SourceEnd::End(error)) => return Err(error),
+                Err(SourceEnd::Again(why)) => {
+                    self.wait_for(&why);
+                    tries += 1;
+                    self.world.sleep(backoff(tries, self.world.random())).await;
+                }
+            }
+        };
+        Shape::compile(&self.config.pipeline.tables, &tables).map_err(|errors| {
+            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let hint = "mend [pipelines] in the configuration".to_owned();
+            PipelineError::from(Halt { state: "shape-wrong", what: all.join("; "), hint })
+        })
+    }
+
+    /// Every alias has an index of ours behind it. By alias, the UUIDs.
+    async fn indices(
+        &self,
+        target: SharedTarget,
+        shape: &Shape,
+        saved: &Saved,
+        before: Option<&StateDocument>,
+    ) -> Result<BTreeMap<String, String>, PipelineError> {
+        let waits = |why: &str| self.wait_for(why);
+        let mut uuids = BTreeMap::new();
+        for spec in specs(shape, &self.config.pipeline.name) {
+            let found = insist(&self.world, &waits, || target.index(&spec.alias)).await?;
+            let ours = before.and_then(|state| state.indices.get(&spec.alias));
+            let uuid = match decide(&spec, found.as_ref(), ours, saved, self.config.target.existing)? {
+                Decision::Keep(uuid) => uuid,
+                Decision::Create => self.create(&target, &spec).await?,
+                Decision::Replace(name) => {
+                    tracing::info!(index = name, "the index is replaced, as the configuration says");
+                    insist(&self.world, &waits, || target.delete_index(&name)).await?;
+                    self.create(&target, &spec).await?
+                }
+            };
+            uuids.insert(spec.alias.clone(), uuid);
+        }
+        Ok(uuids)
+    }
+
+    async fn create(&self, target: &SharedTarget, spec: &IndexSpec) -> Result<String, PipelineError> {
+        let waits = |why: &str| self.wait_for(why);
+        let made = insist(&self.world, &waits, || target.create_index(spec)).await?;
+        tracing::info!(index = made.name, alias = spec.alias, "an index was made");
+        Ok(made.uuid)
+    }
+}
+
+/// The index of each table.
+fn specs(shape: &Shape, pipeline: &str) -> Vec<IndexSpec> {
+    let spec = |(number, alias): (usize, &Arc<str>)| IndexSpec {
+        alias: alias.to_string(),
+        pipeline: pipeline.to_owned(),
+        fields: shape.fields(number),
+        shape_hash: shape.shape_hash(number),
+    };
+    shape.indices().iter().enumerate().map(spec).collect()
+}
+
+fn client_settings(target: &crate::config::TargetSettings) -> elasticsearch::Settings {
+    let secret = |secret: &crate::config::Secret| secrecy::SecretString::from(secret.expose().to_owned());
+    let auth = match &target.auth {
+        crate::config::Auth::None => elasticsearch::Auth::None,
+        crate::config::Auth::Basic { username, password } => {
+            elasticsearch::Auth::Basic { username: username.clone(), password: secret(password) }
+        }
+        crate::config::Auth::ApiKey(key) => elasticsearch::Auth::ApiKey(secret(key)),
+    };
+    elasticsearch::Settings { auth, ..elasticsearch::Settings::new(target.nodes.clone()) }
+}
+
+fn refused(error: crate::target::TargetError) -> PipelineError {
+    match error {
+        crate::target::TargetError::Halt { context, reason, hint } => {
+            Halt { state: "target-refuses", what: format!("{context}: {reason}"), hint }.into()
+        }
+        other => PipelineError::Failed(other.to_string()),
+    }
+}
+
+/// After an unclean end, requests of the last process may still be executed (law 3). A first start
+/// has nothing before it.
+fn quarantine(clean: bool, before: Option<&StateDocument>) -> Option<Duration> {
+    const QUARANTINE: Duration = Duration::from_secs(10);
+    (before.is_some() && !clean).then_some(QUARANTINE)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Decision {
+    Keep(String),
+    Create,
+    Replace(String),
+}
+
+/// What to do about an alias.
+///
+/// | under the alias            | our store has a checkpoint | otherwise                              |
+/// |----------------------------|----------------------------|----------------------------------------|
+/// | nothing                    | halt: it is gone           | create                                 |
+/// | the index we know          | keep (same shape)          | keep when empty, else by `existing`    |
+/// | another index              | halt: it was replaced      | by `existing`                          |
+fn decide(
+    spec: &IndexSpec,
+    found: Option<&IndexState>,
+    ours: Option<&String>,
+    saved: &Saved,
+    existing: Existing,
+) -> Result<Decision, Halt> {
+    let resumes = saved.position.is_some();
+    let Some(found) = found else {
+        return match (resumes, ours) {
+            (true, Some(uuid)) => Err(gone(&spec.alias, uuid, None)),
+            // A table that was added to the configuration since.
+            _ => Ok(Decision::Create),
+        };
+    };
+    if resumes && let Some(uuid) = ours {
+        if *uuid != found.uuid {
+            return Err(gone(&spec.alias, uuid, Some(&found.uuid)));
+        }
+        if found.shape_hash.as_ref() != Some(&spec.shape_hash) {
+            return Err(Halt {
+                state: "shape-changed",
+                what: format!(
+                    "the index behind {} was filled with another choice of columns, names or ids",
+                    spec.alias
+                ),
+                hint: FILL_ANEW.to_owned(),
+            });
+        }
+        return Ok(Decision::Keep(found.uuid.clone()));
+    }
+    let made_here = found.pipeline.as_ref() == Some(&spec.pipeline)
+        && found.shape_hash.as_ref() == Some(&spec.shape_hash);
+    match (made_here && found.documents == 0, existing) {
+        (true, _) => Ok(Decision::Keep(found.uuid.clone())),
+        (false, Existing::Replace) => Ok(Decision::Replace(found.name.clone())),
+        (false, Existing::Refuse) => Err(Halt {
+            state: "index-exists",
+            what: format!("{} holds {} documents that this data directory knows nothing of (index {})", spec.alias, found.documents, found.name),
+            hint: "set existing = \"replace\" on the target to delete it and fill a new one, or name another index".to_owned(),
+        }),
+    }
+}
+
+fn gone(alias: &str, ours: &str, found: Option<&str>) -> Halt {
+    watcher::judge(alias, ours, found).unwrap_or_else(|| Halt {
+        state: "index-replaced",
+        what: format!("the index behind {alias} is not the one that Rowtide made"),
+        hint: FILL_ANEW.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sources::position::Position;
+
+    fn spec() -> IndexSpec {
+        IndexSpec {
+            alias: "products".into(),
+            pipeline: "shop".into(),
+            fields: Vec::new(),
+            shape_hash: "s1".into(),
+        }
+    }
+
+    fn index(uuid: &str, documents: u64, shape: Option<&str>) -> IndexState {
+        IndexState {
+            name: "products-rowtide-1".into(),
+            uuid: uuid.into(),
+            documents,
+            pipeline: shape.map(|_| "shop".into()),
+            shape_hash: shape.map(str::to_owned),
+        }
+    }
+
+    fn saved(resumes: bool) -> Saved {
+        let position = resumes.then(|| Position::from_text("{}"));
+        Saved { owner: "o".into(), position, clean: true, identity: None }
+    }
+
+    fn decided(
+        found: Option<IndexState>,
+        ours: Option<&str>,
+        resumes: bool,
+        existing: Existing,
+    ) -> Result<Decision, &'static str> {
+        let ours = ours.map(str::to_owned);
+        decide(&spec(), found.as_ref(), ours.as_ref(), &saved(resumes), existing).map_err(|halt| halt.state)
+    }
+
+    #[test]
+    fn a_first_start_makes_the_index_or_keeps_its_own_empty_one() {
+        assert_eq!(decided(None, None, false, Existing::Refuse), Ok(Decision::Create));
+        assert_eq!(
+            decided(Some(index("a", 0, Some("s1"))), None, false, Existing::Refuse),
+            Ok(Decision::Keep("a".into()))
+        );
+    }
+
+    #[test]
+    fn documents_that_are_already_there_are_refused_unless_the_configuration_says_replace() {
+        for found in
+            [index("a", 3, Some("s1")), index("a", 3, None), index("a", 0, None), index("a", 0, Some("s2"))]
+        {
+            assert_eq!(decided(Some(found.clone()), Some("a"), false, Existing::Refuse), Err("index-exists"));
+            let replaced = Ok(Decision::Replace("products-rowtide-1".into()));
+            assert_eq!(decided(Some(found), Some("a"), false, Existing::Replace), replaced);
+        }
+    }
+
+    #[test]
+    fn t45_a_resumed_pipeline_never_makes_its_index_again() {
+        assert_eq!(decided(None, Some("a"), true, Existing::Replace), Err("alias-gone"));
+        assert_eq!(
+            decided(Some(index("b", 9, Some("s1"))), Some("a"), true, Existing::Replace),
+            Err("index-replaced")
+        );
+        assert_eq!(
+            decided(Some(index("a", 9, Some("s2"))), Some("a"), true, Existing::Replace),
+            Err("shape-changed")
+        );
+        assert_eq!(
+            decided(Some(index("a", 9, Some("s1"))), Some("a"), true, Existing::Refuse),
+            Ok(Decision::Keep("a".into()))
+        );
+    }
+}

@@ -1,4 +1,4 @@
-//! A target that obeys the version rules and fails as it is told, and lanes in front of it.
+//! The target's model with faults in virtual time, and lanes in front of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,7 @@ use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::lanes::{Action, Dead, Drained, Event, Kind, Lanes, Settings, Stopped, Surroundings};
 use crate::ledger::Ledger;
 use crate::retry::Halt;
+use crate::target::memory::{self, Memory};
 use crate::target::{
     Bulk, IdPage, IndexSpec, IndexState, Outcome, Revision, StateDocument, Stored, Target, TargetError,
 };
@@ -43,12 +44,10 @@ pub(super) struct Sent {
 
 #[derive(Default)]
 pub(super) struct ModelState {
-    /// Live documents; a tombstone is forgotten at once, as after a node's restart.
-    pub(super) documents: BTreeMap<String, (u64, String)>,
     pub(super) faults: VecDeque<Fault>,
     pub(super) sent: Vec<Sent>,
-    /// Requests that nobody waits for, with the moment at which they are executed.
-    late: Vec<(Moment, Moment, String, Bytes)>,
+    /// Requests that nobody waits for: when their connection was closed, and when they are executed.
+    late: Vec<(Moment, Moment, String)>,
     busy: BTreeSet<String>,
     pub(super) overlaps: usize,
     /// Above it 413, or a closed socket.
@@ -56,60 +55,55 @@ pub(super) struct ModelState {
     pub(super) asked: usize,
 }
 
+/// What the hooks of the target's model do with the next request.
+#[derive(Default)]
+struct Script {
+    request: Option<memory::Fault>,
+    /// Items that are answered so instead of being executed.
+    items: BTreeMap<String, Outcome>,
+}
+
 pub(super) struct Model {
+    pub(super) memory: Memory,
+    script: Arc<Mutex<Script>>,
     pub(super) state: Mutex<ModelState>,
     world: SharedWorld,
 }
 
-fn parse(body: &[u8]) -> Vec<(String, u64, Option<String>)> {
+fn ids(body: &[u8]) -> Vec<String> {
     let text = std::str::from_utf8(body).unwrap();
-    assert!(text.ends_with('\n'));
-    let mut lines = text.lines();
-    let mut parsed = Vec::new();
-    while let Some(line) = lines.next() {
+    let id = |line: &str| {
         let action: serde_json::Value = serde_json::from_str(line).unwrap();
-        let (put, about) = match action.get("index") {
-            Some(about) => (true, about),
-            None => (false, &action["delete"]),
-        };
-        let id = about["_id"].as_str().unwrap().to_owned();
-        let version = about["version"].as_u64().unwrap();
-        parsed.push((id, version, put.then(|| lines.next().unwrap().to_owned())));
-    }
-    parsed
+        let about = action.get("index").or_else(|| action.get("delete"))?;
+        Some(about["_id"].as_str().unwrap().to_owned())
+    };
+    text.lines().filter_map(id).collect()
 }
 
-impl ModelState {
-    fn execute(&mut self, body: &[u8], skip: Option<usize>) -> Vec<Outcome> {
-        let mut outcomes = Vec::new();
-        for (number, (id, version, document)) in parse(body).into_iter().enumerate() {
-            if skip == Some(number) {
-                outcomes.push(Outcome::Stale);
-                continue;
+impl Model {
+    fn new(world: SharedWorld) -> Self {
+        let memory = Memory::with_index("things");
+        let script = Arc::new(Mutex::new(Script::default()));
+        let requests = script.clone();
+        memory.on_bulk(move |_| requests.lock().unwrap().request.take().unwrap_or(memory::Fault::Execute));
+        let items = script.clone();
+        memory.on_item(move |action| {
+            let poison =
+                action.body.as_ref().is_some_and(|body| body.windows(6).any(|part| part == b"poison"));
+            if poison {
+                return Some(failed(400, "document_parsing_exception"));
             }
-            let stale = self.documents.get(&id).is_some_and(|(held, _)| *held > version);
-            outcomes.push(match document {
-                _ if stale => Outcome::Stale,
-                Some(text) if text.contains("poison") => failed(400, "document_parsing_exception"),
-                Some(text) => {
-                    self.documents.insert(id, (version, text));
-                    Outcome::Written
-                }
-                None => {
-                    self.documents.remove(&id);
-                    Outcome::Written
-                }
-            });
-        }
-        outcomes
+            items.lock().unwrap().items.get(&action.id).cloned()
+        });
+        Self { memory, script, state: Mutex::default(), world }
     }
 
-    pub(super) fn run_late(&mut self, now: Moment) {
-        let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.late).into_iter().partition(|late| late.1 <= now);
-        self.late = later;
-        for (.., body) in due {
-            self.execute(&body, None);
+    /// Executes what is due. Tombstones are forgotten at once: order must protect deletes.
+    fn run_late(&self, state: &mut ModelState) {
+        let now = self.world.now();
+        for (_, _, id) in state.late.extract_if(.., |(_, at, _)| *at <= now) {
+            assert!(self.memory.execute(&id));
+            self.memory.forget_tombstones();
         }
     }
 }
@@ -125,7 +119,7 @@ impl Target for Model {
             let lane = request.opaque_id.rsplitn(2, '-').last().unwrap().to_owned();
             {
                 let mut state = self.state.lock().unwrap();
-                let ids = parse(&request.body).into_iter().map(|(id, ..)| id).collect();
+                let ids = ids(&request.body);
                 let bytes = request.body.len();
                 state.sent.push(Sent { at: self.world.now(), lane: lane.clone(), ids, bytes });
                 if !state.busy.insert(lane.clone()) {
@@ -133,40 +127,49 @@ impl Target for Model {
                 }
             }
             self.world.sleep(Duration::from_millis(5)).await;
-            let now = self.world.now();
-            let mut state = self.state.lock().unwrap();
-            state.busy.remove(&lane);
-            state.run_late(now);
-            if let Some((limit, closes)) = state.bytes_max
-                && request.body.len() > limit
             {
-                let reason = "closed".to_owned();
-                return Err(match closes {
-                    true => TargetError::Unresolved { context, reason },
-                    false => TargetError::TooLarge { context },
-                });
+                let mut state = self.state.lock().unwrap();
+                state.busy.remove(&lane);
+                self.run_late(&mut state);
+                let mut script = self.script.lock().unwrap();
+                script.items.clear();
+                let refuse = |error| Some(memory::Fault::Refuse(error));
+                script.request = None;
+                let too_large = state.bytes_max.filter(|(limit, _)| request.body.len() > *limit);
+                match too_large {
+                    Some((_, true)) => script.request = Some(memory::Fault::LoseRequest),
+                    Some((_, false)) => script.request = refuse(TargetError::TooLarge { context }),
+                    None => match state.faults.pop_front() {
+                        None => {}
+                        Some(Fault::Lost(None)) => script.request = Some(memory::Fault::LoseRequest),
+                        Some(Fault::Lost(Some(after))) => {
+                            let now = self.world.now();
+                            state.late.push((now, now + after, request.opaque_id.clone()));
+                            script.request = Some(memory::Fault::Late);
+                        }
+                        Some(Fault::Refused) => {
+                            script.request =
+                                refuse(TargetError::NotExecuted { context, reason: "429".into() });
+                        }
+                        Some(Fault::Item(number, status, kind)) => {
+                            let id = ids(&request.body).get(number).cloned();
+                            script.items.extend(id.map(|id| (id, failed(status, kind))));
+                        }
+                        Some(Fault::All(status, kind)) => {
+                            let all = ids(&request.body).into_iter();
+                            script.items.extend(all.map(|id| (id, failed(status, kind))));
+                        }
+                        Some(Fault::Halt) => {
+                            let (reason, hint) = ("401".into(), "correct it".into());
+                            script.request = refuse(TargetError::Halt { context, reason, hint });
+                        }
+                    },
+                }
             }
-            match state.faults.pop_front() {
-                None => Ok(state.execute(&request.body, None)),
-                Some(Fault::Lost(late)) => {
-                    if let Some(after) = late {
-                        state.late.push((now, now + after, request.opaque_id, request.body));
-                    }
-                    Err(TargetError::Unresolved { context, reason: "timeout".into() })
-                }
-                Some(Fault::Refused) => Err(TargetError::NotExecuted { context, reason: "429".into() }),
-                Some(Fault::Item(number, status, kind)) => {
-                    let mut outcomes = state.execute(&request.body, Some(number));
-                    if let Some(outcome) = outcomes.get_mut(number) {
-                        *outcome = failed(status, kind);
-                    }
-                    Ok(outcomes)
-                }
-                Some(Fault::All(status, kind)) => Ok(vec![failed(status, kind); request.actions]),
-                Some(Fault::Halt) => {
-                    Err(TargetError::Halt { context, reason: "401".into(), hint: "correct it".into() })
-                }
-            }
+            let answer = self.memory.bulk(request).await;
+            self.script.lock().unwrap().items.clear();
+            self.memory.forget_tombstones();
+            answer
         })
     }
 
@@ -175,10 +178,10 @@ impl Target for Model {
             let now = self.world.now();
             let mut state = self.state.lock().unwrap();
             state.asked += 1;
-            state.run_late(now);
+            self.run_late(&mut state);
             // A request on its way becomes a task within the quarantine.
             let nearly = Duration::from_secs(10);
-            Ok(state.late.iter().any(|(closed, _, id, _)| id == opaque_id && now >= *closed + nearly))
+            Ok(state.late.iter().any(|(closed, _, id)| id == opaque_id && now >= *closed + nearly))
         })
     }
 
@@ -289,7 +292,7 @@ impl Rig {
 
     pub(super) fn with_letters(settings: Settings, letters: Letters) -> Self {
         let world = RealWorld::shared();
-        let model = Arc::new(Model { state: Mutex::default(), world: world.clone() });
+        let model = Arc::new(Model::new(world.clone()));
         let letters = Arc::new(letters);
         let permit = Arc::new(std::sync::atomic::AtomicBool::new(true));
         let given = permit.clone();
@@ -309,9 +312,8 @@ impl Rig {
     }
 
     pub(super) fn state<T>(&self, look: impl FnOnce(&mut ModelState) -> T) -> T {
-        let now = self.world.now();
         let mut state = self.model.state.lock().unwrap();
-        state.run_late(now);
+        self.model.run_late(&mut state);
         look(&mut state)
     }
 
@@ -391,7 +393,9 @@ impl Rig {
     }
 
     pub(super) fn held(&self, id: &str) -> Option<(u64, String)> {
-        self.state(|state| state.documents.get(id).cloned())
+        self.state(|_| ());
+        let (version, body) = self.model.memory.documents("things").remove(id)?;
+        Some((version, String::from_utf8(body.to_vec()).unwrap()))
     }
 
     pub(super) fn sent(&self) -> Vec<Sent> {

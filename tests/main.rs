@@ -11,6 +11,7 @@
 // What the lints keep from the heart is what a test of the whole is made of: clocks, threads, panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+mod cli;
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]
 mod harness;
 mod traps;

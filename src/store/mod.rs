@@ -20,6 +20,8 @@ use sources::position::Position;
 use sources::source::Resume;
 use sources::world::BoxFuture;
 
+use crate::retry::Halt;
+
 pub use letters::{Letters, ListedLetter};
 pub use sqlite::{FORMAT, Sqlite};
 
@@ -96,6 +98,22 @@ pub enum StoreError {
         /// What was being done.
         context: &'static str,
     },
+}
+
+impl From<StoreError> for Halt {
+    /// The pipeline cannot go on, and waiting mends nothing.
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        // The texts end with what to do, behind the last semicolon.
+        let (what, hint) = text.rsplit_once("; ").unwrap_or((&text, "start Rowtide again"));
+        let state = match &error {
+            StoreError::DataDir { .. } => "data-dir-unusable",
+            StoreError::Locked { .. } => "data-dir-in-use",
+            StoreError::Newer { .. } => "store-newer",
+            StoreError::Sqlite { .. } | StoreError::Ended { .. } => "store-failed",
+        };
+        Self { state, what: what.to_owned(), hint: hint.to_owned() }
+    }
 }
 
 /// Where checkpoints are kept. The life of one:

@@ -125,6 +125,9 @@ async fn pipelines_do_not_mix() {
 fn a_second_process_is_refused_by_the_first_one_s_pid() {
     let folder = Folder::new();
     let first = folder.open().unwrap();
+    let halt = Halt::from(folder.open().err().unwrap());
+    assert_eq!(halt.state, "data-dir-in-use");
+    assert_eq!(halt.hint, "stop it, or give this one a data_dir of its own");
     let error = folder.open().err().unwrap().to_string();
     assert!(error.contains(&format!("another rowtide (pid {}) uses", std::process::id())), "{error}");
     drop(first);

@@ -17,7 +17,8 @@ pub struct Bulk {
     /// Names the request in the target's list of tasks (`X-Opaque-Id`), so that one whose answer was
     /// lost can be asked after.
     pub opaque_id: String,
-    /// Newline-delimited actions and documents. Cloning shares it: the bytes live once.
+    /// Newline-delimited actions and documents, an action's line beginning `{"index":{` or
+    /// `{"delete":{` without blanks. Cloning shares it: the bytes live once.
     pub body: Bytes,
     /// How many actions the body holds; the answer must have as many.
     pub actions: usize,

@@ -142,6 +142,10 @@ impl Client {
         if nodes.is_empty() {
             return Err(wrong_settings("no node is given", "name at least one in `nodes`"));
         }
+        // reqwest panics without one.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(wrong_settings("no TLS provider is installed", "install one first in `main`"));
+        }
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization(&settings.auth)? {
             headers.insert(AUTHORIZATION, value);
@@ -155,7 +159,7 @@ impl Client {
             .connect_timeout(settings.connect_timeout)
             .pool_idle_timeout(IDLE)
             .build()
-            .map_err(|error| wrong_settings(&describe(&error), "is a TLS provider installed?"))?;
+            .map_err(|error| wrong_settings(&describe(&error), "check the certificates of this machine"))?;
         let (turn, request_timeout) = (AtomicUsize::new(0), settings.request_timeout);
         Ok(Self { http, nodes, turn, request_timeout, world })
     }
@@ -295,7 +299,8 @@ pub(super) fn failure(context: &'static str, answer: &Answer) -> TargetError {
         413 => TargetError::TooLarge { context },
         401 => halt("check username and password, or api_key, of the target"),
         403 => halt("give Rowtide's user the rights to write and manage its indices and `rowtide-state`"),
-        408 | 500.. => TargetError::Unresolved { context, reason },
+        // Another success (a proxy's 202) says nothing about the items.
+        ..=299 | 408 | 500.. => TargetError::Unresolved { context, reason },
         300..=399 => halt("the address redirects: name in `nodes` the address that it points to"),
         _ => halt("is this an Elasticsearch 8 or OpenSearch 2? It refuses the form of the request"),
     }
@@ -389,6 +394,10 @@ fn authorization(auth: &Auth) -> Result<Option<HeaderValue>, TargetError> {
 fn wrong_settings(reason: &str, hint: &str) -> TargetError {
     TargetError::Halt { context: "set up the target", reason: reason.to_owned(), hint: hint.to_owned() }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod on_the_wire;
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sources::change::Kind;
 
-use super::client::{Call, Client, error_of, escape, failure, parse};
+use super::client::{Answer, Call, Client, error_of, escape, failure, parse};
 use crate::target::{IdPage, IndexSpec, IndexState, TargetError};
 
 /// The format of `_meta.rowtide`, and of how documents and their ids are made.
@@ -80,7 +80,7 @@ pub(super) async fn index(client: &Client, alias: &str) -> Result<Option<IndexSt
     let answer = client.send(Call::new(CONTEXT, Method::GET, &path)).await?;
     match answer.status {
         200 => {}
-        404 => return Ok(None),
+        404 if no_index(&answer) => return Ok(None),
         _ => return Err(failure(CONTEXT, &answer)),
     }
     let found: BTreeMap<String, RealIndex> = parse(CONTEXT, &answer)?;
@@ -98,6 +98,11 @@ pub(super) async fn index(client: &Client, alias: &str) -> Result<Option<IndexSt
     let (pipeline, shape_hash) = owner(CONTEXT, &name, real.mappings)?;
     let documents = count(client, &name).await?;
     Ok(Some(IndexState { name, uuid: real.settings.index.uuid, documents, pipeline, shape_hash }))
+}
+
+/// Only the cluster itself can say so; a 404 of something in between is no news of an index.
+fn no_index(answer: &Answer) -> bool {
+    error_of(&answer.body).is_some_and(|error| error.kind == "index_not_found_exception")
 }
 
 /// Pipeline and shape that `_meta` names. A newer format is refused: its rules are not known here.
@@ -218,7 +223,7 @@ async fn free_name(client: &Client, alias: &str) -> Result<String, TargetError> 
     let answer = client.send(Call::new(CONTEXT, Method::GET, &path)).await?;
     let used: BTreeMap<String, RealIndex> = match answer.status {
         200 => parse(CONTEXT, &answer)?,
-        404 => BTreeMap::new(),
+        404 if no_index(&answer) => BTreeMap::new(),
         _ => return Err(failure(CONTEXT, &answer)),
     };
     let mut names = (1_u64..).map(|n| format!("{alias}-rowtide-{n}"));
@@ -319,7 +324,8 @@ pub(super) async fn delete(client: &Client, name: &str) -> Result<(), TargetErro
     let path = format!("/{}", escape(name));
     let answer = client.send(Call::new(CONTEXT, Method::DELETE, &path)).await?;
     match answer.status {
-        200 | 404 => Ok(()),
+        200 => Ok(()),
+        404 if no_index(&answer) => Ok(()),
         _ => Err(failure(CONTEXT, &answer)),
     }
 }

@@ -12,6 +12,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod cli;
+/// The suite that every source passes on its real server; run by the modules of the sources.
+mod contract;
+#[path = "contract/postgres.rs"]
+mod contract_postgres;
+mod docker_files;
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]
 mod harness;
 mod traps;

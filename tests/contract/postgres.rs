@@ -1,0 +1,191 @@
+//! PostgreSQL as an [`Origin`], and its runs of the suite.
+//!
+//! Contents are made by the server, from a row's number and a salt: every common type, with the values
+//! that hurt.
+
+use std::ops::Range;
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::contract::suite::{Plan, bounded_with_a_slow_target, equal_after_kills, origin_counts_right};
+use crate::contract::{Change, Kind, Origin, TABLES, Tag, Writer};
+use crate::harness::comparer::Rows;
+use crate::harness::postgres_rows::PostgresRows;
+use crate::harness::servers::{Database, Engine, Postgres};
+
+/// `h` is a hash of row and salt; the same column takes each of its values in some rows.
+const CONTENT: &str = r#"
+CREATE TYPE content AS (name text, price numeric, at timestamptz, doc jsonb, flag boolean,
+    ratio double precision, numbers int[], raw bytea, day date);
+CREATE FUNCTION content(n bigint, salt bigint) RETURNS content LANGUAGE sql IMMUTABLE AS $$
+SELECT ROW(
+    (ARRAY['plain ' || n, '', E'it''s "quoted" \\ back', E'line\nbreak\ttab\r\x01\x1f\x7f', 'Grüße, 日本語',
+        '😀 🏳️‍🌈 ' || salt, NULL, '</script>&amp;', 'null', '{"a":1}', E'\u2028\u2029'])[1 + h % 11],
+    CASE h % 7 WHEN 0 THEN NULL WHEN 1 THEN 12345678901234567890.1234500 WHEN 2 THEN 0.00 WHEN 3 THEN -h / 7.0
+        ELSE (h % 100000)::numeric / 100 END,
+    CASE h % 11 WHEN 0 THEN NULL ELSE timestamptz '2001-02-03 04:05:06' + (h % 700000000000) * interval '1 ms'
+        + (h % 999983) * interval '1 us' END,
+    CASE h % 5 WHEN 0 THEN NULL WHEN 1 THEN jsonb_build_object('n', n, 'big', 12345678901234567890.10, 'text', E'a "b"\n')
+        WHEN 2 THEN '{"list": [1, "1", 1.0, null, {"deep": [[]]}], "empty": {}, "": 1.50}' WHEN 3 THEN '{}'
+        ELSE jsonb_build_object('salt', salt, 'flag', h % 2 = 0) END,
+    CASE h % 3 WHEN 0 THEN NULL WHEN 1 THEN true ELSE false END,
+    CASE h % 6 WHEN 0 THEN NULL WHEN 1 THEN 1e300 WHEN 2 THEN -0.1 WHEN 3 THEN 3 ELSE h::float8 / 7 END,
+    CASE h % 4 WHEN 0 THEN NULL WHEN 1 THEN '{}' WHEN 2 THEN ARRAY[1, NULL, (n % 1000)::int] ELSE '{{1,2},{3,4}}' END,
+    CASE h % 4 WHEN 0 THEN NULL WHEN 1 THEN '' ELSE decode(md5(salt::text), 'hex') || '\x00ff' END,
+    CASE h % 5 WHEN 0 THEN NULL ELSE date '1999-12-31' + (h % 20000)::int END)::content
+FROM (SELECT hashint8extended(n, salt) & 9223372036854775807 AS h) hashed $$;
+CREATE FUNCTION incompressible(salt bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT string_agg(md5((salt * 1000 + part)::text), ' ') FROM generate_series(1, 300) part $$;
+CREATE FUNCTION region(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT (ARRAY['north', 'süd "x"', 'a,b', '', E'tab\t', '[1]', '😀'])[1 + n % 7] $$;
+"#;
+const COLUMNS: &str = "tag, name, price, at, doc, flag, ratio, numbers, raw, day";
+const COLUMN_TYPES: &str =
+    "tag text NOT NULL, name text, price numeric, at timestamptz, doc jsonb, flag boolean,
+    ratio double precision, numbers int[], raw bytea, day date, big text";
+
+/// Name, key columns with their types, and the key of row `$n` as SQL.
+const SHAPES: [(&str, &str, &str, &str); TABLES] = [
+    ("items", "id", "id bigint", "$n"),
+    ("places", "region, no", "region text, no int", "region($n), $n::int"),
+    ("things", "id", "id uuid", "md5($n::text)::uuid"),
+];
+
+struct PostgresOrigin {
+    database: Database,
+    client: Client,
+}
+
+/// The key's columns, and the key of a row as SQL.
+fn key(table: usize, row: u64) -> (&'static str, String) {
+    let (_, columns, _, values) = SHAPES[table];
+    (columns, values.replace("$n", &row.to_string()))
+}
+
+/// Inserts rows of a series, the big value being `big`.
+fn insert(table: usize, rows: &Range<u64>, tag: &str, salt: u64, big: &str) -> String {
+    let (name, key_columns, _, key_values) = SHAPES[table];
+    let key_values = key_values.replace("$n", "n");
+    format!(
+        "INSERT INTO {name} ({key_columns}, {COLUMNS}, big) SELECT {key_values}, {tag}, c.*, {big}
+         FROM generate_series({}::bigint, {}) n, LATERAL content(n, {salt}) c",
+        rows.start,
+        rows.end - 1
+    )
+}
+
+impl Origin for PostgresOrigin {
+    type Writer = PostgresWriter;
+
+    async fn start() -> Self {
+        let database = Postgres::shared().await.fresh_database().await;
+        let client = database.client().await;
+        client.batch_execute(CONTENT).await.unwrap();
+        for (name, columns, typed, _) in SHAPES {
+            let table = format!(
+                "CREATE TABLE {name} ({typed}, {COLUMN_TYPES}, PRIMARY KEY ({columns}));
+                 ALTER TABLE {name} ALTER big SET STORAGE EXTERNAL"
+            );
+            client.batch_execute(&table).await.unwrap();
+        }
+        Self { database, client }
+    }
+
+    fn source_section(&self) -> String {
+        self.database.source_section()
+    }
+
+    fn table(&self, table: usize) -> String {
+        format!("public.{}", SHAPES[table].0)
+    }
+
+    async fn load(&self, table: usize, rows: Range<u64>, salt: u64) {
+        let tag = format!("CASE WHEN n % 5 = 4 THEN '{}' ELSE '{}' END", Tag::Calm.word(), Tag::Load.word());
+        let big = "CASE WHEN n % 50 = 0 THEN incompressible(n) END";
+        self.client.batch_execute(&insert(table, &rows, &tag, salt, big)).await.unwrap();
+        self.client.batch_execute(&format!("ANALYZE {}", SHAPES[table].0)).await.unwrap();
+    }
+
+    async fn load_wide(&self, table: usize, rows: Range<u64>, bytes: u64) {
+        let big = format!("repeat('some plain words ', {})", bytes / 17);
+        let tag = format!("'{}'", Tag::Writer.word());
+        self.client.batch_execute(&insert(table, &rows, &tag, 7, &big)).await.unwrap();
+    }
+
+    async fn giant(&self, rows: Range<u64>, salt: u64) {
+        let tag = format!("'{}'", Tag::Giant.word());
+        let all: Vec<String> = (0..TABLES).map(|table| insert(table, &rows, &tag, salt, "NULL")).collect();
+        self.client.batch_execute(&format!("BEGIN; {}; COMMIT", all.join("; "))).await.unwrap();
+    }
+
+    async fn sentinel(&self, row: u64) {
+        let tag = format!("'{}'", Tag::Sentinel.word());
+        for table in 0..TABLES {
+            self.client.batch_execute(&insert(table, &(row..row + 1), &tag, 1, "NULL")).await.unwrap();
+        }
+    }
+
+    async fn writer(&self) -> PostgresWriter {
+        PostgresWriter { client: self.database.client().await }
+    }
+
+    async fn rows(&self, table: usize) -> impl Rows {
+        PostgresRows::open(self.database.client().await, &self.table(table)).await
+    }
+}
+
+struct PostgresWriter {
+    client: Client,
+}
+
+fn statement(change: &Change) -> String {
+    let Change { table, row, kind, salt } = *change;
+    let name = SHAPES[table].0;
+    let (columns, values) = key(table, row);
+    let found = format!("WHERE ({columns}) = ({values})");
+    let tag = Tag::Writer.word();
+    match kind {
+        Kind::Insert => insert(table, &(row..row + 1), &format!("'{tag}'"), salt, "NULL"),
+        Kind::Update | Kind::KeepBig => {
+            format!(
+                "UPDATE {name} SET ({COLUMNS}) = (SELECT '{tag}', c.* FROM content({row}, {salt}) c) {found}"
+            )
+        }
+        Kind::SetBig => format!("UPDATE {name} SET tag = '{tag}', big = incompressible({salt}) {found}"),
+        Kind::Delete => format!("DELETE FROM {name} {found}"),
+        Kind::ChangeKey(to) => {
+            let (_, values) = key(table, to);
+            format!("UPDATE {name} SET ({columns}, tag) = ROW({values}, '{tag}') {found}")
+        }
+    }
+}
+
+impl Writer for PostgresWriter {
+    async fn commit(&mut self, changes: &[Change], roll_back: bool) {
+        let statements: Vec<String> = changes.iter().map(statement).collect();
+        let end = if roll_back { "ROLLBACK" } else { "COMMIT" };
+        let sql = format!("BEGIN; {}; {end}", statements.join("; "));
+        let answer = self.client.simple_query(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let rows = |message: &SimpleQueryMessage| match message {
+            SimpleQueryMessage::CommandComplete(rows) => *rows,
+            _ => 0,
+        };
+        let hit: Vec<u64> = answer.iter().map(rows).collect();
+        assert_eq!(hit[1..=changes.len()], vec![1; changes.len()], "each change hits one row: {sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_equals_the_source_after_kills() {
+    equal_after_kills::<PostgresOrigin>(Engine::Elasticsearch8, Plan::of_scale()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_bounded_with_a_slow_target() {
+    bounded_with_a_slow_target::<PostgresOrigin>(Engine::Elasticsearch8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_origin_does_what_its_writers_count() {
+    origin_counts_right::<PostgresOrigin>().await;
+}

@@ -377,8 +377,8 @@ pub(crate) async fn origin_counts_right<O: Origin>() {
     let seed = seed();
     let origin = O::start().await;
     let loaded = [1_000; TABLES];
-    for table in 0..TABLES {
-        origin.load(table, 0..loaded[table], 1).await;
+    for (table, count) in loaded.into_iter().enumerate() {
+        origin.load(table, 0..count, 1).await;
     }
     let writers = Writers::start(&origin, loaded, seed).await;
     poll_until("20 changes of each kind", PATIENCE, async || (writers.fewest() >= 20).then_some(())).await;

@@ -387,3 +387,23 @@ fn names_that_a_target_refuses_are_refused_here() {
     let found = errors(&with("public.products", "products"), &[]);
     assert!(found.contains("tables.products: is no schema.table"), "{found}");
 }
+
+#[test]
+fn every_example_in_config_is_taken() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut taken = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        let names = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
+        let environment = names.map(|(name, _)| (name.to_owned(), "x".to_owned())).collect();
+        if let Err(error) = load(&file, &environment, sources::SOURCES, &RealWorld::shared()) {
+            panic!("{error}");
+        }
+        taken += 1;
+    }
+    assert!(taken > 0, "there is no example");
+}

@@ -58,7 +58,7 @@ pub enum PipelineError {
 
 impl From<StoreError> for PipelineError {
     fn from(error: StoreError) -> Self {
-        Self::Failed(error.to_string())
+        Halt::from(error).into()
     }
 }
 

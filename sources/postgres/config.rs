@@ -25,8 +25,6 @@ const NAME_MAX: usize = 63;
 /// A source's section, valid.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// The source's name.
-    pub(crate) source: String,
     /// How to reach the server; for SQL. [`Config::replication`] is the other one.
     pub(crate) connect: Connect,
     /// The replication slot.
@@ -126,7 +124,6 @@ impl Config {
             options: Vec::new(),
         };
         Ok(Self {
-            source: settings.name,
             connect,
             slot,
             publication,

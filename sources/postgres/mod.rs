@@ -29,6 +29,8 @@ mod check;
 mod config;
 mod decode;
 mod failure;
+#[cfg(test)]
+mod live;
 mod lsn;
 mod open;
 mod pgoutput;

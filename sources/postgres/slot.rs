@@ -232,7 +232,8 @@ fn replication_literal(text: &str) -> String {
 /// A transaction that may have written to a table and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Holder {
-    /// Names it until it ends; `-1/…` for a prepared one. Never used again while the server runs.
+    /// Names it until it ends; never used again while the server runs. A prepared one keeps the name
+    /// that it had as an open one, until a restart of the server makes it `-1/…`.
     pub(crate) virtual_transaction: String,
     /// For people: its process, role and application, or its name when prepared.
     pub(crate) who: String,
@@ -246,11 +247,12 @@ pub(crate) async fn write_lock_holders(
 ) -> Result<Vec<Holder>, WireError> {
     let sql = "\
         SELECT DISTINCT l.virtualtransaction,
-               CASE WHEN l.pid IS NULL THEN format('prepared transaction %s', coalesce(quote_literal(p.gid), l.virtualtransaction))
+               CASE WHEN l.pid IS NULL THEN format('prepared transaction %s', coalesce(quote_literal((
+                        SELECT p.gid FROM pg_locks x JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
+                         WHERE x.locktype = 'transactionid' AND x.virtualtransaction = l.virtualtransaction LIMIT 1)), l.virtualtransaction))
                     ELSE format('process %s of %s (%s)', l.pid, a.usename, coalesce(nullif(a.application_name, ''), 'no name')) END
           FROM pg_locks l
           LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-          LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND p.transaction::text = split_part(l.virtualtransaction, '/', 2)
          WHERE l.locktype = 'relation' AND l.granted
            AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
            AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')

@@ -91,6 +91,7 @@ impl TableInfo {
 
     /// The same table as a Relation message describes it. Types must have been loaded
     /// ([`ValueTypes::missing`]). The key is found by its columns' names; `None` when one is gone.
+    #[allow(clippy::wrong_self_convention)] // the key and the number come from the table, the rest from the message
     pub(crate) fn from_relation(&self, relation: &Relation<'_>, types: &ValueTypes) -> Option<Self> {
         let mut columns = Vec::with_capacity(relation.columns.len());
         let mut decoders = Vec::with_capacity(relation.columns.len());

@@ -155,7 +155,7 @@ impl Found {
 
 impl Attribute {
     /// The columns that the log carries: the published ones; without a list all that are not
-    /// generated.
+    /// generated. Servers before 18 name generated columns as published, and leave them out.
     pub(super) async fn look_up(
         connection: &mut Connection,
         table: u32,
@@ -163,16 +163,16 @@ impl Attribute {
     ) -> Result<Vec<Self>, WireError> {
         let sql = "\
             SELECT a.attnum, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod),
-                   a.attnotnull, a.attgenerated <> ''
+                   a.attnotnull, a.attgenerated <> '', current_setting('server_version_num')::int >= 180000
               FROM pg_attribute a
              WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
              ORDER BY a.attnum";
         let rows = connection.all_rows(sql, &[Some(&table.to_string())]).await?;
         let mut attributes = Vec::with_capacity(rows.len());
         for row in rows {
-            let (attribute, is_generated) = Self::read(row).ok_or(ODD)?;
+            let (attribute, is_generated, can_be_published) = Self::read(row).ok_or(ODD)?;
             let is_published = match published {
-                Some(names) => names.contains(&attribute.name),
+                Some(names) => names.contains(&attribute.name) && (can_be_published || !is_generated),
                 None => !is_generated,
             };
             if is_published {
@@ -182,8 +182,9 @@ impl Attribute {
         Ok(attributes)
     }
 
-    fn read(row: Vec<Option<String>>) -> Option<(Self, bool)> {
-        let [number, name, type_oid, type_sql, not_null, generated] = <[_; 6]>::try_from(row).ok()?;
+    /// The column, whether it is generated, and whether generated ones can be published.
+    fn read(row: Vec<Option<String>>) -> Option<(Self, bool, bool)> {
+        let [number, name, type_oid, type_sql, not_null, generated, can_be] = <[_; 7]>::try_from(row).ok()?;
         let attribute = Self {
             number: number?.parse().ok()?,
             name: name?,
@@ -191,7 +192,7 @@ impl Attribute {
             type_sql: type_sql?,
             not_null: not_null? == "t",
         };
-        Some((attribute, generated? == "t"))
+        Some((attribute, generated? == "t", can_be? == "t"))
     }
 }
 

@@ -131,7 +131,7 @@ impl Connection {
             }
             let (tag, body) = match self.take(limit)? {
                 Taken::More => return Ok(None),
-                Taken::Large { total, .. } => match self.begin_large(total, limit, keep)? {
+                Taken::Large { total } => match self.begin_large(total, limit, keep)? {
                     Begun::More => return Ok(None),
                     Begun::Skipping => continue,
                     Begun::Whole(body) => (b'd', body),

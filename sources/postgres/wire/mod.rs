@@ -154,7 +154,7 @@ enum Taken {
     /// Its tag, and its body's range in the buffer until the next fill.
     Frame(u8, Range<usize>),
     /// More bytes than wanted; not consumed.
-    Large { tag: u8, total: usize },
+    Large { total: usize },
 }
 
 impl Connection {
@@ -325,7 +325,7 @@ impl Connection {
             // A limit is for rows; the server's own words are short, or are dropped.
             let is_row = matches!(tag, b'D' | b'd');
             if is_row && total > limit {
-                return Ok(Taken::Large { tag, total });
+                return Ok(Taken::Large { total });
             }
             if !is_row && total > CONTROL_MAX {
                 if tag != b'N' {

@@ -169,7 +169,7 @@ impl Connection {
             }
             let (tag, body) = match self.take(limit)? {
                 Taken::More => return Ok(None),
-                Taken::Large { total, .. } => {
+                Taken::Large { total } => {
                     self.count_row(total)?;
                     if self.input.ready().len() < HEAD {
                         return Ok(None);

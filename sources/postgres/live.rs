@@ -1,0 +1,542 @@
+//! Against a real server: `ROWTIDE_TEST_POSTGRES=host:port:user:password:database`, a role that may
+//! do all. Not run by a plain `cargo test`: whoever starts a server asks for the ignored tests.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, clippy::print_stderr)]
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::catalog::{Server, TableInfo, ValueTypes};
+use super::check::check;
+use super::config::{Config, TableName};
+use super::lsn::Lsn;
+use super::pgoutput::Message;
+use super::slot::{self, Published, SlotState};
+use super::tuple::{Tuple, Value};
+use super::wire::{Connect, Connection, Copy, Next, WireError};
+use crate::world::{RealWorld, SharedWorld};
+use crate::{Settings, TableSettings};
+
+const LIMIT: Duration = Duration::from_secs(10);
+const ROW_MAX: usize = 1 << 20;
+
+struct Live {
+    world: SharedWorld,
+    url: String,
+    sql: Connection,
+}
+
+/// One server for all tests, so each has a schema, a slot and a publication of its own.
+async fn server(name: &str) -> (Live, Config) {
+    let place = std::env::var("ROWTIDE_TEST_POSTGRES").expect("ROWTIDE_TEST_POSTGRES names no server");
+    let [host, port, user, password, database] = place.split(':').collect::<Vec<_>>().try_into().unwrap();
+    let world = RealWorld::shared();
+    let url = format!("postgres://{user}:{password}@{host}:{port}/{database}");
+    let config = config(name, &url, &["t"]);
+    let mut sql = Connection::open(&config.connect, &world, LIMIT).await.unwrap();
+    let clean = format!(
+        "DROP SCHEMA IF EXISTS {name} CASCADE; DROP PUBLICATION IF EXISTS {name}; CREATE SCHEMA {name};
+         SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{name}'"
+    );
+    sql.simple(&clean).await.unwrap();
+    (Live { world, url, sql }, config)
+}
+
+fn config(name: &str, url: &str, tables: &[&str]) -> Config {
+    let keys = json!({"url": url, "slot": name, "publication": name});
+    Config::new(Settings {
+        name: name.to_owned(),
+        keys: keys.as_object().unwrap().clone(),
+        tables: tables.iter().map(|table| TableSettings { name: format!("{name}.{table}") }).collect(),
+        document_bytes_max: ROW_MAX,
+    })
+    .unwrap()
+}
+
+async fn load(sql: &mut Connection, types: &mut ValueTypes, config: &Config) -> TableInfo {
+    TableInfo::load(sql, types, 0, &config.tables[0], &config.publication).await.unwrap().unwrap()
+}
+
+fn values(info: &TableInfo, tuple: Tuple<'_>) -> Vec<String> {
+    assert_eq!(tuple.columns(), info.decoders.len());
+    let one = |(value, decoder): (Value<'_>, &super::decode::Decoder)| {
+        let mut out = Vec::new();
+        match value {
+            Value::Null => out.extend_from_slice(b"null"),
+            Value::Unchanged => out.extend_from_slice(b"unchanged"),
+            Value::Text(text) => decoder.append(text, &mut out).unwrap(),
+        }
+        String::from_utf8(out).unwrap()
+    };
+    tuple.values().zip(&info.decoders).map(one).collect()
+}
+
+async fn start_log(server: &Live, config: &Config) -> Connection {
+    let mut log = Connection::open(&config.replication(), &server.world, LIMIT).await.unwrap();
+    let sql = slot::start_replication_sql(&config.slot, Lsn(0), &config.publication);
+    log.start_replication(&sql).await.unwrap();
+    log
+}
+
+/// Each change up to the next Commit, in words.
+async fn transaction(
+    log: &mut Connection,
+    info: &mut TableInfo,
+    types: &ValueTypes,
+    limit: usize,
+) -> Vec<String> {
+    let mut seen = Vec::new();
+    loop {
+        let found = log.parse_copy(limit, &mut |_| vec![0]).unwrap();
+        let message = match found {
+            None => {
+                log.fill().await.unwrap();
+                continue;
+            }
+            Some(Copy::Data { message, .. }) => Message::parse(message).unwrap(),
+            Some(Copy::Large(change)) => {
+                seen.push(format!("{:?} {:?}", change.kind, change.new.map(|row| (row.bytes, row.kept))));
+                continue;
+            }
+            Some(_) => continue,
+        };
+        match message {
+            Message::Relation(relation) if relation.oid == info.oid => {
+                assert!(types.missing(&relation).is_empty());
+                *info = info.from_relation(&relation, types).unwrap();
+            }
+            Message::Insert { new, .. } => seen.push(format!("insert {}", values(info, new).join(" | "))),
+            Message::Update { old, new, .. } => {
+                let old = old.map(|(kind, old)| format!("{kind:?} {} ", values(info, old).join(" | ")));
+                seen.push(format!("update {}to {}", old.unwrap_or_default(), values(info, new).join(" | ")));
+            }
+            Message::Delete { kind, old, .. } => {
+                seen.push(format!("delete {kind:?} {}", values(info, old).join(" | ")));
+            }
+            Message::Truncate { relations, .. } => {
+                seen.push(format!("truncate {}", relations.iter().count()))
+            }
+            Message::Commit { .. } if !seen.is_empty() => return seen,
+            _ => {}
+        }
+    }
+}
+
+/// Type and values in SQL, with the JSON that each must have.
+const VALUES: &[(&str, &[(&str, &str)])] = &[
+    ("boolean", &[("true", "true"), ("false", "false")]),
+    ("smallint", &[("-32768", "-32768")]),
+    ("integer", &[("2147483647", "2147483647")]),
+    ("bigint", &[("-9223372036854775808", "-9223372036854775808")]),
+    ("oid", &[("4294967295", "4294967295")]),
+    ("real", &[("'NaN'", "\"NaN\""), ("'-Infinity'", "\"-Infinity\""), ("1e-30", "1e-30"), ("0.1", "0.1")]),
+    (
+        "double precision",
+        &[("0.1::float8 + 0.2", "0.30000000000000004"), ("1e300", "1e+300"), ("'-0'", "-0")],
+    ),
+    (
+        "numeric",
+        &[
+            ("'123456789012345678901234567890.1234567890'", "123456789012345678901234567890.1234567890"),
+            ("'NaN'", "\"NaN\""),
+            ("1e40", "10000000000000000000000000000000000000000"),
+            ("'Infinity'", "\"Infinity\""),
+        ],
+    ),
+    ("numeric(10,3)", &[("1.5", "1.500"), ("-0.001", "-0.001")]),
+    ("money", &[("1234.5", "\"$1,234.50\"")]),
+    ("text", &[("E'a\"\\\\\\n\\t\\x01é😀'", r#""a\"\\\n\t\u0001é😀""#), ("''", "\"\"")]),
+    ("varchar(9)", &[("'v'", "\"v\"")]),
+    ("char(4)", &[("'ab'", "\"ab  \"")]),
+    ("\"char\"", &[("'x'", "\"x\"")]),
+    ("name", &[("'n'", "\"n\"")]),
+    ("mood", &[("'very happy'", "\"very happy\"")]),
+    ("mood[]", &[("ARRAY['very happy','sad',NULL]::mood[]", "[\"very happy\",\"sad\",null]")]),
+    ("price", &[("12.50", "12.50")]),
+    ("prices", &[("'{1.0,2.00}'", "[1.00,2.00]")]),
+    ("pair", &[("ROW(1,'a \"b\"')", r#""(1,\"a \"\"b\"\"\")""#)]),
+    ("pair[]", &[("ARRAY[ROW(1,'x y')::pair]", r#"["(1,\"x y\")"]"#)]),
+    ("bytea", &[("'\\x00ff10'", "\"AP8Q\""), ("''", "\"\"")]),
+    ("bytea[]", &[("ARRAY['\\xff'::bytea]", "[\"/w==\"]")]),
+    (
+        "date",
+        &[
+            ("'2026-01-02'", "\"2026-01-02\""),
+            ("'infinity'", "\"infinity\""),
+            ("'0044-03-15 BC'", "\"0044-03-15 BC\""),
+            ("'12026-01-02'", "\"12026-01-02\""),
+        ],
+    ),
+    ("time", &[("'03:04:05.6'", "\"03:04:05.6\"")]),
+    ("timetz", &[("'03:04:05+02'", "\"03:04:05+02\"")]),
+    (
+        "timestamp",
+        &[
+            ("'2026-01-02 03:04:05.123456'", "\"2026-01-02T03:04:05.123456\""),
+            ("'-infinity'", "\"-infinity\""),
+            ("'0044-03-15 01:02:03 BC'", "\"0044-03-15 01:02:03 BC\""),
+            ("'12026-01-02'", "\"12026-01-02 00:00:00\""),
+        ],
+    ),
+    ("timestamp(0)", &[("'2026-01-02 03:04:05'", "\"2026-01-02T03:04:05\"")]),
+    (
+        "timestamptz",
+        &[
+            ("'2026-01-02 03:04:05.5+02'", "\"2026-01-02T01:04:05.5Z\""),
+            ("'infinity'", "\"infinity\""),
+            ("'0044-03-15 01:02:03+00 BC'", "\"0044-03-15 01:02:03+00 BC\""),
+        ],
+    ),
+    (
+        "timestamptz[]",
+        &[(
+            "ARRAY['2026-01-02 03:04:05+00'::timestamptz, 'infinity']",
+            "[\"2026-01-02T03:04:05Z\",\"infinity\"]",
+        )],
+    ),
+    ("interval", &[("'1 year 2 mons 3 days 04:05:06.7'", "\"P1Y2M3DT4H5M6.7S\"")]),
+    ("uuid", &[("'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'", "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\"")]),
+    ("inet", &[("'10.0.0.1/24'", "\"10.0.0.1/24\"")]),
+    ("macaddr", &[("'08:00:2b:01:02:03'", "\"08:00:2b:01:02:03\"")]),
+    ("json", &[("E'{\"a\": [1,\\n2.50], \"b\": \"\\\\u0000\"}'", r#"{"a": [1, 2.50], "b": "\u0000"}"#)]),
+    ("jsonb", &[("'{\"b\":1e2,\"a\":\"x\\ny\"}'", r#"{"a": "x\ny", "b": 100}"#), ("'null'", "null")]),
+    ("jsonb[]", &[("ARRAY['{\"a\":\"q\\\"\"}'::jsonb, NULL]", r#"[{"a": "q\""},null]"#)]),
+    ("xml", &[("'<a>b</a>'", "\"<a>b</a>\"")]),
+    ("bit(4)", &[("B'1010'", "\"1010\"")]),
+    ("int4range", &[("'[1,5)'", "\"[1,5)\"")]),
+    ("tstzrange", &[("'[2026-01-01 00:00:00+00,)'", r#""[\"2026-01-01 00:00:00+00\",)""#)]),
+    ("tsvector", &[("'fat cat'", "\"'cat' 'fat'\"")]),
+    ("point", &[("'(1.5,2)'", "\"(1.5,2)\"")]),
+    ("box[]", &[("'{(1,1),(0,0);(2,2),(1,1)}'", r#"["(1,1),(0,0)","(2,2),(1,1)"]"#)]),
+    ("integer[]", &[("'{}'", "[]"), ("'[0:1][5:6]={{1,2},{3,NULL}}'", "[[1,2],[3,null]]")]),
+    ("text[]", &[(r#"ARRAY['NULL', NULL, '', 'a,b', '{"\']"#, r#"["NULL",null,"","a,b","{\"\\"]"#)]),
+    ("boolean[]", &[("'{t,f}'", "[true,false]")]),
+    ("int2vector", &[("'1 2'", "\"1 2\"")]),
+    ("regclass", &[("'pg_class'", "\"pg_class\"")]),
+];
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
+async fn t11_each_type_is_the_same_read_by_sql_and_in_the_log() {
+    let (mut server, config) = server("live_values").await;
+    let mut setup = "SET search_path = live_values, pg_catalog;
+        CREATE TYPE mood AS ENUM ('sad', 'very happy'); CREATE DOMAIN price AS numeric(9,2);
+        CREATE DOMAIN prices AS price[]; CREATE TYPE pair AS (n int, t text);
+        CREATE TABLE t (id int PRIMARY KEY"
+        .to_owned();
+    for (number, (column, _)) in VALUES.iter().enumerate() {
+        setup.push_str(&format!(", c{number} {column}"));
+    }
+    setup.push_str(", made int GENERATED ALWAYS AS (id * 2) STORED)");
+    server.sql.simple(&setup).await.unwrap();
+    let done = slot::ensure_publication(&mut server.sql, &config.publication, &config.tables).await.unwrap();
+    assert_eq!(done, Published::Created);
+    slot::create_slot(&mut server.sql, &config.slot).await.unwrap();
+
+    let rows = VALUES.iter().map(|(_, values)| values.len()).max().unwrap();
+    let mut expected = Vec::new();
+    for row in 0..=rows {
+        let mut sql = vec![row.to_string()];
+        let mut json = vec![row.to_string()];
+        for (column, values) in VALUES {
+            match values.get(row) {
+                Some((value, form)) => {
+                    sql.push(format!("({value})::{column}"));
+                    json.push((*form).to_owned());
+                }
+                None => {
+                    sql.push("NULL".to_owned());
+                    json.push("null".to_owned());
+                }
+            }
+        }
+        server.sql.simple(&format!("INSERT INTO t VALUES ({})", sql.join(", "))).await.unwrap();
+        expected.push(json);
+    }
+    server.sql.simple("SET search_path = pg_catalog").await.unwrap();
+
+    let mut types = ValueTypes::default();
+    let mut info = load(&mut server.sql, &mut types, &config).await;
+    let select = format!("SELECT {} FROM {} ORDER BY id", info.sql_columns().join(", "), info.sql_from());
+    server.sql.query(&select, &[]).await.unwrap();
+    for expected in &expected {
+        let Next::Row(tuple) = server.sql.next_row(ROW_MAX, &[0]).await.unwrap() else { panic!() };
+        assert_eq!(&values(&info, tuple), expected);
+    }
+    assert!(matches!(server.sql.next_row(ROW_MAX, &[0]).await.unwrap(), Next::End));
+
+    let before = info.clone();
+    let mut log = start_log(&server, &config).await;
+    for expected in &expected {
+        let seen = transaction(&mut log, &mut info, &types, ROW_MAX).await;
+        assert_eq!(seen, [format!("insert {}", expected.join(" | "))]);
+    }
+    assert_eq!((&info.table, &info.decoders), (&before.table, &before.decoders), "one table either way");
+    log.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
+async fn changes_of_every_kind_come_and_a_large_one_is_read_past() {
+    let (mut server, config) = server("live_changes").await;
+    server.sql.simple("CREATE TABLE live_changes.t (id int PRIMARY KEY, big text, n int)").await.unwrap();
+    server.sql.simple("ALTER TABLE live_changes.t ALTER big SET STORAGE EXTERNAL").await.unwrap();
+    slot::ensure_publication(&mut server.sql, &config.publication, &config.tables).await.unwrap();
+    slot::create_slot(&mut server.sql, &config.slot).await.unwrap();
+    for sql in [
+        "INSERT INTO live_changes.t VALUES (1, repeat('x', 10000), 0)",
+        "UPDATE live_changes.t SET n = 1",
+        "UPDATE live_changes.t SET id = 2",
+        "ALTER TABLE live_changes.t REPLICA IDENTITY FULL; UPDATE live_changes.t SET big = 'b'",
+        "DELETE FROM live_changes.t",
+        "INSERT INTO live_changes.t VALUES (3, repeat('y', 5000000), 7)",
+        "TRUNCATE live_changes.t",
+    ] {
+        server.sql.simple(sql).await.unwrap();
+    }
+    let mut types = ValueTypes::default();
+    let mut info = load(&mut server.sql, &mut types, &config).await;
+    let mut log = start_log(&server, &config).await;
+    let big = format!("\"{}\"", "x".repeat(10_000));
+    let expected = [
+        format!("insert 1 | {big} | 0"),
+        "update to 1 | unchanged | 1".to_owned(),
+        // A key change writes the key of the old row; the TOASTed value stays where it is.
+        "update Key 1 | null | null to 2 | unchanged | 1".to_owned(),
+        format!("update Full 2 | {big} | 1 to 2 | \"b\" | 1"),
+        "delete Full 2 | \"b\" | 1".to_owned(),
+        "Insert Some((5000002, [Text(1 bytes)]))".to_owned(),
+        "truncate 1".to_owned(),
+    ];
+    for expected in expected {
+        assert_eq!(transaction(&mut log, &mut info, &types, ROW_MAX).await, [expected]);
+    }
+    assert!(log.memory() < 200_000, "nothing large was held");
+    let state = SlotState::look(&mut server.sql, &config.slot).await.unwrap();
+    assert!(matches!(state, SlotState::Active { .. }), "{state:?}");
+    log.send_status(Lsn(1), Lsn(1), Lsn(1), true).await.unwrap();
+    log.close().await;
+    let state = SlotState::look(&mut server.sql, &config.slot).await.unwrap();
+    assert!(matches!(state, SlotState::Ready(_)), "close waits until the slot is free: {state:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
+async fn a_read_can_end_early_and_a_large_row_of_it_is_read_past() {
+    let (mut server, config) = server("live_reads").await;
+    server.sql.simple(
+        "CREATE TABLE live_reads.t (id int PRIMARY KEY, v text);
+         INSERT INTO live_reads.t SELECT n, repeat('v', CASE n WHEN 7 THEN 3000000 ELSE 90 END) FROM generate_series(1, 20000) n; ANALYZE live_reads.t",
+    ).await.unwrap();
+    let info = load(&mut server.sql, &mut ValueTypes::default(), &config).await;
+    assert_eq!((info.rows_estimated, info.key_types.as_slice()), (20_000, &["integer".to_owned()][..]));
+    assert!((50..500).contains(&info.row_bytes_estimated), "{}", info.row_bytes_estimated);
+    let select = format!(
+        "SELECT pg_current_snapshot(), id, v FROM {} WHERE id > $1::integer ORDER BY id",
+        info.sql_from()
+    );
+    for read in [0, 5, 300] {
+        server.sql.query(&select, &[Some("2")]).await.unwrap();
+        for number in 0..read {
+            match server.sql.next_row(ROW_MAX, &[1]).await.unwrap() {
+                Next::Row(tuple) => {
+                    assert_eq!(tuple.values().nth(1), Some(Value::Text((number + 3).to_string().as_bytes())))
+                }
+                Next::TooLarge(row) => assert_eq!(
+                    format!("{:?}", row.kept),
+                    format!("[Text({} bytes)]", 1 + usize::from(number == 6))
+                ),
+                Next::End => panic!("too early"),
+            }
+        }
+        server.sql.cancel_rest().await.unwrap();
+        assert_eq!(server.sql.simple("SELECT 1").await.unwrap(), [[Some("1".to_owned())]]);
+    }
+    server.sql.query(&select, &[Some("0")]).await.unwrap();
+    let mut rows = 0;
+    while !matches!(server.sql.next_row(ROW_MAX, &[1]).await.unwrap(), Next::End) {
+        rows += 1;
+    }
+    assert_eq!(rows, 20_000);
+    let refused = server.sql.all_rows("SELECT no FROM live_reads.t", &[]).await.unwrap_err();
+    assert_eq!(refused.sqlstate(), Some("42703"));
+    let refused =
+        server.sql.all_rows("SELECT 1 / (id - 500) FROM live_reads.t ORDER BY id", &[]).await.unwrap_err();
+    assert_eq!(refused.sqlstate(), Some("22012"), "in the middle of rows");
+    assert_eq!(server.sql.all_rows("SELECT 1", &[]).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
+async fn writers_of_a_table_are_seen_until_they_end_partitions_and_prepared_ones_too() {
+    let (mut server, config) = server("live_locks").await;
+    server.sql.simple(
+        "CREATE TABLE live_locks.t (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE live_locks.t1 PARTITION OF live_locks.t FOR VALUES FROM (0) TO (10); CREATE TABLE live_locks.other (id int)",
+    ).await.unwrap();
+    let info = load(&mut server.sql, &mut ValueTypes::default(), &config).await;
+    assert!(info.is_partitioned);
+    let mut writer = Connection::open(&config.connect, &server.world, LIMIT).await.unwrap();
+    let holders = async |sql: &mut Connection| slot::write_lock_holders(sql, &[info.oid]).await.unwrap();
+    writer.simple("BEGIN; INSERT INTO live_locks.other VALUES (1); SELECT FROM live_locks.t").await.unwrap();
+    assert_eq!(holders(&mut server.sql).await, []);
+    writer.simple("INSERT INTO live_locks.t1 VALUES (1)").await.unwrap();
+    let found = holders(&mut server.sql).await;
+    assert_eq!(found.len(), 1);
+    assert!(found[0].who.contains(&writer.backend_pid().to_string()), "{found:?}");
+    writer.simple("ROLLBACK").await.unwrap();
+    assert_eq!(holders(&mut server.sql).await, []);
+    let prepares = server.sql.simple("SHOW max_prepared_transactions").await.unwrap();
+    if prepares[0][0].as_deref() != Some("0") {
+        writer.simple("BEGIN; INSERT INTO live_locks.t VALUES (2); PREPARE TRANSACTION 'p1'").await.unwrap();
+        let found = holders(&mut server.sql).await;
+        assert!(found.len() == 1 && found[0].who.contains("'p1'"), "{found:?}");
+        writer.simple("ROLLBACK PREPARED 'p1'").await.unwrap();
+        assert_eq!(holders(&mut server.sql).await, []);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
+async fn check_finds_everything_at_once() {
+    let (mut server, good) = server("live_check").await;
+    server.sql.simple(
+        "SET search_path = live_check; CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE nokey (id int);
+         CREATE TABLE nothing (id int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING;
+         CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE); CREATE VIEW v AS SELECT 1; CREATE UNLOGGED TABLE u (id int PRIMARY KEY);
+         CREATE TABLE secret (id int PRIMARY KEY); ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+         CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         DROP ROLE IF EXISTS live_check_role; CREATE ROLE live_check_role LOGIN PASSWORD 'x';
+         SET search_path = pg_catalog",
+    ).await.unwrap();
+    assert_eq!(check(&good, &server.world).await.unwrap(), []);
+
+    let all = ["t", "nokey", "nothing", "deferred", "v", "u", "secret", "missing", "part"];
+    let whats = async |config: &Config| -> Vec<String> {
+        check(config, &server.world)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|finding| format!("{} => {}", finding.what, finding.fix))
+            .collect()
+    };
+    let found = whats(&config("live_check", &server.url, &all)).await;
+    for part in [
+        "nokey has no primary key",
+        "NOTHING",
+        "deferrable",
+        "is a view",
+        "unlogged",
+        "missing does not exist",
+    ] {
+        assert!(found.iter().any(|what| what.contains(part)), "{part}: {found:#?}");
+    }
+    assert_eq!(found.len(), 6, "{found:#?}");
+
+    let scheme_and_host = server.url.rsplit_once('@').unwrap().1;
+    let weak = format!("postgres://live_check_role:x@{scheme_and_host}");
+    let found = whats(&config("live_check", &weak, &["t"])).await;
+    for part in [
+        "may not replicate => ALTER ROLE \"live_check_role\" REPLICATION;",
+        "may not use the schema",
+        "CREATE PUBLICATION \"live_check\" FOR TABLE \"live_check\".\"t\"",
+    ] {
+        assert!(found.iter().any(|what| what.contains(part)), "{part}: {found:#?}");
+    }
+    let wrong = format!("postgres://live_check_role:wrong@{scheme_and_host}");
+    let found = whats(&config("live_check", &wrong, &["t"])).await;
+    assert!(found.len() == 1 && found[0].contains("28P01") && !found[0].contains("wrong"), "{found:#?}");
+
+    server.sql.simple("GRANT USAGE ON SCHEMA live_check TO live_check_role; GRANT SELECT ON ALL TABLES IN SCHEMA live_check TO live_check_role; ALTER ROLE live_check_role REPLICATION").await.unwrap();
+    server
+        .sql
+        .simple("CREATE PUBLICATION live_check FOR TABLE live_check.t WITH (publish = 'insert')")
+        .await
+        .unwrap();
+    server
+        .sql
+        .simple("SELECT pg_create_logical_replication_slot('live_check', 'pgoutput', false, true)")
+        .await
+        .unwrap();
+    let found = whats(&config("live_check", &weak, &["t", "secret", "part"])).await;
+    for part in [
+        "row-level security",
+        "leaves update, delete, truncate out",
+        "two_phase",
+        "is partitioned",
+        "may not add",
+    ] {
+        assert!(found.iter().any(|what| what.contains(part)), "{part}: {found:#?}");
+    }
+    assert_eq!(found.len(), 5, "{found:#?}");
+    server.sql.simple("SELECT pg_drop_replication_slot('live_check'); DROP OWNED BY live_check_role; DROP ROLE live_check_role").await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
+async fn t12_lists_of_columns_and_row_filters_of_a_publication_are_known() {
+    let (mut server, config) = server("live_lists").await;
+    server.sql.simple("CREATE TABLE live_lists.t (a text, hidden text, id int PRIMARY KEY, made int GENERATED ALWAYS AS (id) STORED)").await.unwrap();
+    let info = load(&mut server.sql, &mut ValueTypes::default(), &config).await;
+    assert_eq!(
+        (info.sql_columns(), &*info.table.key),
+        (vec!["\"a\"".to_owned(), "\"hidden\"".to_owned(), "\"id\"".to_owned()], &[2][..])
+    );
+    let version = server.sql.parameter("server_version").unwrap();
+    if version.starts_with("14") {
+        return;
+    }
+    server
+        .sql
+        .simple("CREATE PUBLICATION live_lists FOR TABLE live_lists.t (id, a) WHERE (id > 5)")
+        .await
+        .unwrap();
+    let info = load(&mut server.sql, &mut ValueTypes::default(), &config).await;
+    assert_eq!(
+        (info.sql_columns(), &*info.table.key),
+        (vec!["\"a\"".to_owned(), "\"id\"".to_owned()], &[1][..])
+    );
+    assert_eq!(info.row_filter.as_deref(), Some("(id > 5)"));
+    let more = [config.tables[0].clone(), TableName::parse("live_lists.t2").unwrap()];
+    server.sql.simple("CREATE TABLE live_lists.t2 (id int PRIMARY KEY)").await.unwrap();
+    let done = slot::ensure_publication(&mut server.sql, &config.publication, &more).await.unwrap();
+    assert_eq!(done, Published::Added(vec![more[1].clone()]));
+    let done = slot::ensure_publication(&mut server.sql, &config.publication, &more).await.unwrap();
+    assert_eq!(done, Published::Already);
+}
+
+#[tokio::test]
+#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
+async fn scram_logs_in_and_a_walsender_takes_the_settings_too() {
+    let (mut server, config) = server("live_login").await;
+    server.sql.simple("SET password_encryption = 'scram-sha-256'; DROP ROLE IF EXISTS live_scram; CREATE ROLE live_scram LOGIN PASSWORD 'scram päss'").await.unwrap();
+    for (role, password) in [("live_scram", "scram päss")] {
+        let connect = Connect {
+            user: role.to_owned(),
+            password: Some(super::wire::Password(password.to_owned())),
+            ..config.connect.clone()
+        };
+        let connection = Connection::open(&connect, &server.world, LIMIT).await.unwrap();
+        assert_eq!(connection.parameter("TimeZone"), Some("UTC"));
+        connection.close().await;
+        let connect = Connect { password: None, ..connect };
+        assert!(matches!(Connection::open(&connect, &server.world, LIMIT).await, Err(WireError::Auth(_))));
+    }
+    server.sql.simple("DROP ROLE live_scram").await.unwrap();
+    let mut log = Connection::open(&config.replication(), &server.world, LIMIT).await.unwrap();
+    for (setting, value) in [
+        ("DateStyle", "ISO"),
+        ("IntervalStyle", "iso_8601"),
+        ("TimeZone", "UTC"),
+        ("extra_float_digits", "3"),
+        ("bytea_output", "hex"),
+        ("client_encoding", "UTF8"),
+    ] {
+        let shown = log.simple(&format!("SHOW {setting}")).await.unwrap();
+        assert!(shown[0][0].as_deref().unwrap().starts_with(value), "a walsender has {setting} {shown:?}");
+    }
+    let found = Server::identify(&mut log).await.unwrap();
+    assert!(found.version >= 140_000 && !found.in_recovery && found.flush_lsn > Lsn(0), "{found:?}");
+    assert_eq!(found.database, config.connect.database);
+    log.close().await;
+}

@@ -1,5 +1,6 @@
 //! Against a real server: `ROWTIDE_TEST_POSTGRES=host:port:user:password:database`, a role that may
-//! do all. Not run by a plain `cargo test`: whoever starts a server asks for the ignored tests.
+//! do all. Built with the feature `live`, which `scripts/test postgres-types` asks for after it has
+//! started a server.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, clippy::print_stderr)]
 
 use std::time::Duration;
@@ -216,7 +217,6 @@ const VALUES: &[(&str, &[(&str, &str)])] = &[
 ];
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
 async fn t11_each_type_is_the_same_read_by_sql_and_in_the_log() {
     let (mut server, config) = server("live_values").await;
     let mut setup = "SET search_path = live_values, pg_catalog;
@@ -276,7 +276,6 @@ async fn t11_each_type_is_the_same_read_by_sql_and_in_the_log() {
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
 async fn changes_of_every_kind_come_and_a_large_one_is_read_past() {
     let (mut server, config) = server("live_changes").await;
     server.sql.simple("CREATE TABLE live_changes.t (id int PRIMARY KEY, big text, n int)").await.unwrap();
@@ -321,7 +320,6 @@ async fn changes_of_every_kind_come_and_a_large_one_is_read_past() {
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
 async fn a_read_can_end_early_and_a_large_row_of_it_is_read_past() {
     let (mut server, config) = server("live_reads").await;
     server.sql.simple(
@@ -367,7 +365,6 @@ async fn a_read_can_end_early_and_a_large_row_of_it_is_read_past() {
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
 async fn writers_of_a_table_are_seen_until_they_end_partitions_and_prepared_ones_too() {
     let (mut server, config) = server("live_locks").await;
     server.sql.simple(
@@ -397,7 +394,6 @@ async fn writers_of_a_table_are_seen_until_they_end_partitions_and_prepared_ones
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
 async fn check_finds_everything_at_once() {
     let (mut server, good) = server("live_check").await;
     server.sql.simple(
@@ -473,7 +469,6 @@ async fn check_finds_everything_at_once() {
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
 async fn t12_lists_of_columns_and_row_filters_of_a_publication_are_known() {
     let (mut server, config) = server("live_lists").await;
     server.sql.simple("CREATE TABLE live_lists.t (a text, hidden text, id int PRIMARY KEY, made int GENERATED ALWAYS AS (id) STORED)").await.unwrap();
@@ -506,7 +501,6 @@ async fn t12_lists_of_columns_and_row_filters_of_a_publication_are_known() {
 }
 
 #[tokio::test]
-#[ignore = "needs a PostgreSQL, named by ROWTIDE_TEST_POSTGRES"]
 async fn scram_logs_in_and_a_walsender_takes_the_settings_too() {
     let (mut server, config) = server("live_login").await;
     server.sql.simple("SET password_encryption = 'scram-sha-256'; DROP ROLE IF EXISTS live_scram; CREATE ROLE live_scram LOGIN PASSWORD 'scram päss'").await.unwrap();

@@ -29,7 +29,7 @@ mod check;
 mod config;
 mod decode;
 mod failure;
-#[cfg(test)]
+#[cfg(all(test, feature = "live"))]
 mod live;
 mod lsn;
 mod open;

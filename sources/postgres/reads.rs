@@ -326,7 +326,7 @@ impl Reads {
             if full {
                 upto = match &next {
                     Next::Row(tuple) => rows::key_texts(table, tuple),
-                    Next::TooLarge(row) => rows::large_key_texts(row),
+                    Next::TooLarge(row) => rows::large_key_texts(row, None),
                     Next::End => None,
                 };
             }

@@ -74,31 +74,47 @@ pub(super) fn key(
     key_of(table, values, builder)
 }
 
-/// A row that was skipped on the wire, but for its key.
+/// A row of a SELECT that was skipped on the wire, but for its key.
 pub(super) fn too_large(
     table: &TableInfo,
     row: &LargeRow,
     builder: &mut RowBuilder,
 ) -> Result<Op, SourceError> {
+    Ok(Op::TooLarge { key: large_key(table, row, None, builder)?, bytes: row.bytes })
+}
+
+/// The key of a row that was skipped on the wire; what an UPDATE did not change stands in its old row.
+pub(super) fn large_key(
+    table: &TableInfo,
+    row: &LargeRow,
+    old: Option<&LargeRow>,
+    builder: &mut RowBuilder,
+) -> Result<Row, SourceError> {
     let value = |column: usize| {
         let place = table.table.key.iter().position(|&key| usize::from(key) == column);
-        match place.and_then(|place| row.kept.get(place)) {
+        match place.and_then(|place| kept(row, old, place)) {
             Some(Kept::Text(text)) => Value::Text(text),
             Some(Kept::Null) => Value::Null,
             _ => Value::Unchanged,
         }
     };
-    let key = key_of(table, (0..table.table.columns.len()).map(value), builder)?;
-    Ok(Op::TooLarge { key, bytes: row.bytes })
+    key_of(table, (0..table.table.columns.len()).map(value), builder)
 }
 
 /// The texts of the key's values of a row that was skipped.
-pub(super) fn large_key_texts(row: &LargeRow) -> Option<KeyText> {
-    let text = |kept: &Kept| match kept {
-        Kept::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+pub(super) fn large_key_texts(row: &LargeRow, old: Option<&LargeRow>) -> Option<KeyText> {
+    let text = |place| match kept(row, old, place) {
+        Some(Kept::Text(text)) => Some(String::from_utf8_lossy(text).into_owned()),
         _ => None,
     };
-    row.kept.iter().map(text).collect()
+    (0..row.kept.len()).map(text).collect()
+}
+
+fn kept<'a>(row: &'a LargeRow, old: Option<&'a LargeRow>, place: usize) -> Option<&'a Kept> {
+    match row.kept.get(place) {
+        Some(Kept::Unchanged) => old.and_then(|old| old.kept.get(place)),
+        found => found,
+    }
 }
 
 fn key_of<'a>(

@@ -106,24 +106,29 @@ impl Context<'_> {
         let Some(table) = self.table(change.relation)? else {
             return Ok(Step::Skipped);
         };
-        let key = |row| rows::too_large(table, row, builder);
-        match (change.kind, &change.old, &change.new) {
-            (LargeKind::Delete, Some((_, old)), _) => {
-                let Op::TooLarge { key, .. } = rows::too_large(table, old, builder)? else {
-                    return Ok(Step::Skipped);
-                };
-                Ok(Step::Changes(Changes { table: table.clone(), gone: Some(key), new: New::None }))
+        let before = change.old.as_ref().map(|(_, old)| old);
+        let gone = before.map(|old| rows::large_key(table, old, None, builder)).transpose()?;
+        let new = match (change.kind, &change.new) {
+            (LargeKind::Delete, _) => New::None,
+            (LargeKind::Insert | LargeKind::Update, None) => {
+                return Err(rows::unexpected("a large change without a row"));
             }
-            (LargeKind::Insert | LargeKind::Update, old, Some(new)) => {
-                let mut key = key;
-                let op = key(new)?;
-                let before = old.as_ref().map(|(_, old)| key(old)).transpose()?;
-                let before = before.map(|op| op.row().clone());
-                let gone = before.filter(|before| before != op.row());
-                Ok(Step::Changes(Changes { table: table.clone(), gone, new: New::Op(op) }))
+            (LargeKind::Insert | LargeKind::Update, Some(new)) => {
+                let key = rows::large_key(table, new, before, builder)?;
+                // The message holds the old row too: the new one alone may fit.
+                match rows::large_key_texts(new, before).filter(|_| new.bytes <= self.most as u64) {
+                    Some(texts) => New::Holes { key, texts },
+                    None => New::Op(Op::TooLarge { key, bytes: new.bytes }),
+                }
             }
-            _ => Err(rows::unexpected("a large change without a row")),
-        }
+        };
+        let stays = match &new {
+            New::Op(op) => Some(op.row()),
+            New::Holes { key, .. } => Some(key),
+            New::None => None,
+        };
+        let gone = gone.filter(|gone| Some(gone) != stays);
+        Ok(Step::Changes(Changes { table: table.clone(), gone, new }))
     }
 
     fn new_row(

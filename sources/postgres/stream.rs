@@ -45,6 +45,8 @@ const PREFIX_EVERY: u64 = 10_000;
 /// Between two status updates to the server, whose patience (`wal_sender_timeout`) is 60 s unless it
 /// was changed; it is asked for an answer, which says where its log ends (T03).
 const FEEDBACK_EVERY: Duration = Duration::from_secs(5);
+/// A server that was asked so often and said nothing is gone; the connection is made anew.
+const SILENCE_MOST: Duration = Duration::from_secs(60);
 /// Messages after which the other sides are looked at.
 const MESSAGES_PER_TURN: usize = 128;
 /// Passed transactions that no snapshot has shown to be visible; then one is taken.
@@ -99,6 +101,8 @@ struct State {
     dirty: bool,
     last_checkpoint: Moment,
     last_feedback: Moment,
+    /// When the server last said anything; it is asked every [`FEEDBACK_EVERY`].
+    last_heard: Moment,
     acknowledged: Lsn,
     /// A snapshot is being taken for its own sake.
     looking: bool,
@@ -143,6 +147,7 @@ impl Stream {
             dirty: true,
             last_checkpoint: world.now(),
             last_feedback: world.now(),
+            last_heard: world.now(),
             acknowledged: position.lsn,
             looking: false,
             look: None,
@@ -184,12 +189,20 @@ impl Stream {
                 biased;
                 () = self.link.stop.told() => {}
                 said = self.from_reads.recv() => self.hear(said).await?,
-                filled = self.connection.fill() => filled.map_err(lost)?,
+                filled = self.connection.fill() => {
+                    filled.map_err(lost)?;
+                    self.state.last_heard = self.world.now();
+                }
                 changed = self.link.durable.changed() => {
                     changed.map_err(|_| SourceError::Closed)?;
                     self.feedback(false).await?;
                 }
-                () = self.world.sleep(FEEDBACK_EVERY) => self.feedback(true).await?,
+                () = self.world.sleep(FEEDBACK_EVERY) => {
+                    if self.world.now().saturating_sub(self.state.last_heard) > SILENCE_MOST {
+                        return Err(super::rows::unexpected("nothing for a minute, though it was asked"));
+                    }
+                    self.feedback(true).await?;
+                }
             }
         }
     }

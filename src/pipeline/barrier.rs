@@ -4,6 +4,8 @@
 //! Found by listing, never by `_delete_by_query`: that misses what was not refreshed, and races with
 //! the lanes (ATTACKS A13).
 
+use std::time::Duration;
+
 use sources::budget::{Budget, BudgetError, Charge, Class};
 use sources::change::Table;
 use sources::position::Offset;
@@ -16,6 +18,9 @@ use crate::shape::Entered;
 /// Ids of one page; an id has at most 512 bytes, and as many go around it.
 const PAGE: usize = 500;
 const PAGE_BYTES: usize = PAGE * 2048;
+
+/// Between two looks at requests that may still be executed; they end with the quarantine.
+const UNRESOLVED_LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Bytes set aside for a barrier's pages: while the intake is at a barrier, the reader may fill the
 /// rest of the budget, and nothing of that is settled before the barrier has passed.
@@ -40,7 +45,10 @@ impl Intake {
         };
         let version = self.version(offset)?;
         tracing::info!(table = &*table.name, "the table was emptied; its documents are deleted");
-        self.drain().await?;
+        // A request that may still be executed unseen could bring a document after the listing.
+        while self.drain().await? > 0 {
+            self.world.sleep(UNRESOLVED_LOOK_EVERY).await;
+        }
         let (target, world) = (self.target.clone(), self.world.clone());
         let status = self.status.clone();
         let waits = |why: &str| super::waits(&status, why);

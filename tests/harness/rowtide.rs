@@ -254,6 +254,11 @@ impl Rowtide {
         counts
     }
 
+    /// The largest VmHWM is measured anew from here on.
+    pub(crate) fn forget_high_water(&self) {
+        *self.high_water_kib.lock().unwrap() = 0;
+    }
+
     /// The largest VmHWM of all runs, in KiB.
     pub(crate) fn high_water_kib(&self) -> u64 {
         *self.high_water_kib.lock().unwrap()

@@ -110,6 +110,15 @@ impl Postgres {
         self.server.port
     }
 
+    /// The processes of the server: the first one and its children.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let child = self.server.child.lock().unwrap();
+        let Some(first) = child.as_ref().map(Child::id) else { return Vec::new() };
+        let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        std::iter::once(first).chain(children).collect()
+    }
+
     /// Stops it: `Signal::INT` fast, `Signal::KILL` as a crash does.
     pub(crate) fn stop(&self, signal: Signal) {
         self.server.stop(signal);

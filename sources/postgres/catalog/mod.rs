@@ -66,8 +66,6 @@ pub(crate) struct TableInfo {
     pub(crate) decoders: Vec<Decoder>,
     /// Each key column's type in SQL, in the key's order, for casts of a chunk's bounds.
     pub(crate) key_types: Vec<String>,
-    /// What old rows hold.
-    pub(crate) replica_identity: ReplicaIdentity,
     /// The publication's condition on rows in SQL, which reads beside the log need too (T12).
     pub(crate) row_filter: Option<String>,
     /// The planner's estimate.
@@ -111,8 +109,7 @@ impl TableInfo {
         };
         // The same revision stays one allocation: targets compare by pointer first.
         let table = if table == *self.table { self.table.clone() } else { Arc::new(table) };
-        let replica_identity = ReplicaIdentity::of(relation.replica_identity);
-        Some(Self { table, oid: relation.oid, decoders, replica_identity, ..self.clone() })
+        Some(Self { table, oid: relation.oid, decoders, ..self.clone() })
     }
 
     /// Looks a configured table up. `number` is its place in the configured list. The outer error is
@@ -158,7 +155,6 @@ impl TableInfo {
             is_partitioned: found.is_partitioned(),
             decoders,
             key_types: key.iter().map(|&place| attributes[place].type_sql.clone()).collect(),
-            replica_identity: found.replica_identity,
             row_filter: published.row_filter,
             rows_estimated: found.rows,
             row_bytes_estimated: found.bytes / found.rows.max(1),

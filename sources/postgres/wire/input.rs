@@ -68,6 +68,7 @@ impl Input {
     }
 
     /// Bytes of memory that the buffer has or is about to have.
+    #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
         self.data.len().max(self.wanted)
     }

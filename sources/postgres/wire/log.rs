@@ -30,8 +30,10 @@ pub(crate) enum Copy<'a> {
     /// A message of the output plugin.
     Data {
         /// Where it stands in the log; 0 for some kinds.
+        #[cfg_attr(not(test), expect(dead_code, reason = "only tests look at it"))]
         start_lsn: Lsn,
         /// How far the server has sent.
+        #[cfg_attr(not(test), expect(dead_code, reason = "only tests look at it"))]
         end_lsn: Lsn,
         /// The message.
         message: &'a [u8],

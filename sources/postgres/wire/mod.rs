@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -180,6 +181,12 @@ impl Connection {
         let stream = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(io)?;
         // Small requests and feedback must not wait for each other.
         stream.set_nodelay(true).map_err(io)?;
+        // A server that vanishes without a word ends a read after a minute.
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(10))
+            .with_retries(3);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(io)?;
         let mut connection = Self {
             stream: Stream::Plain(stream),
             world: world.clone(),
@@ -208,13 +215,14 @@ impl Connection {
     }
 
     /// A parameter that the server reported, as in `server_version`.
+    #[cfg(test)]
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         let found = self.parameters.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Bytes of memory that the buffer has, or needs for the next message: what a caller charges
-    /// to the budget before it calls [`Connection::fill`].
+    /// Bytes of memory that the buffer has, or needs for the next message.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         self.input.memory()
     }

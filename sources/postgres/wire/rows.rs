@@ -102,6 +102,7 @@ impl Connection {
     }
 
     /// The next row of the query if the buffer holds it; else [`Connection::fill`] brings more.
+    #[cfg(test)]
     pub(crate) fn parse_row(&mut self, limit: usize, keep: &[usize]) -> Result<Option<Next<'_>>, WireError> {
         match self.find_row(limit, keep)? {
             Some(found) => self.shown(found).map(Some),

@@ -10,7 +10,7 @@
 //! What holds at the end: the index equals the source; each count of kills, of changes and of requests
 //! in flight that the test claims is there; law 6 adds up; no fill began again; memory stayed bounded.
 
-use super::harness::comparer::Rows;
+use super::harness::rows::Rows;
 
 pub(crate) mod suite;
 pub(crate) mod writers;

@@ -9,8 +9,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::contract::suite::{Plan, bounded_with_a_slow_target, equal_after_kills, origin_counts_right};
 use crate::contract::{Change, Kind, Origin, TABLES, Tag, Writer};
-use crate::harness::comparer::Rows;
 use crate::harness::postgres_rows::PostgresRows;
+use crate::harness::rows::Rows;
 use crate::harness::servers::{Database, Engine, Postgres};
 
 /// `h` is a hash of row and salt; the same column takes each of its values in some rows.

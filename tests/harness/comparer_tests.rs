@@ -2,9 +2,10 @@
 
 use reqwest::Method;
 
-use super::comparer::{Report, Rows, canonical, compare};
+use super::comparer::{Report, compare};
 use super::fresh_name;
 use super::postgres_rows::PostgresRows;
+use super::rows::{Rows, canonical};
 use super::servers::{Database, Engine, Postgres, Search};
 
 const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, name text, price numeric, at timestamptz,

@@ -23,6 +23,7 @@ pub(crate) mod http;
 pub(crate) mod postgres_rows;
 pub(crate) mod processes;
 pub(crate) mod proxy;
+pub(crate) mod rows;
 pub(crate) mod rowtide;
 pub(crate) mod servers;
 

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::comparer::{Rows, string};
+use super::rows::{Rows, string};
 
 const BATCH: usize = 1000;
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -35,6 +36,8 @@ struct Shared {
     refusals: AtomicU64,
     refused: AtomicU64,
     cut: AtomicBool,
+    watched: Mutex<Vec<u8>>,
+    watched_seen: AtomicU64,
     keep: AtomicBool,
     kept: Mutex<Vec<Seen>>,
     last: Mutex<Option<Instant>>,
@@ -154,6 +157,16 @@ impl Proxy {
         self.shared.cut.store(cut, Relaxed);
     }
 
+    /// How often these bytes are in what the server receives is counted from now on.
+    pub(crate) fn watch(&self, bytes: &str) {
+        *self.shared.watched.lock().unwrap() = bytes.into();
+    }
+
+    /// How often the watched bytes were received.
+    pub(crate) fn watched_seen(&self) -> u64 {
+        self.shared.watched_seen.load(Relaxed)
+    }
+
     /// From now on bulk requests are kept, for [`Self::kept`].
     pub(crate) fn keep_requests(&self, keep: bool) {
         self.shared.keep.store(keep, Relaxed);
@@ -249,6 +262,10 @@ async fn pass_bulk(
     shared.requests.fetch_add(1, Relaxed);
     shared.puts.fetch_add(puts, Relaxed);
     shared.deletes.fetch_add(deletes, Relaxed);
+    let watched = shared.watched.lock().unwrap().clone();
+    if !watched.is_empty() {
+        shared.watched_seen.fetch_add(memmem::find_iter(body, &watched).count() as u64, Relaxed);
+    }
     if shared.keep.load(Relaxed) {
         let body = String::from_utf8_lossy(body).into_owned();
         shared.kept.lock().unwrap().push(Seen { head: head.into(), body });

@@ -107,9 +107,10 @@ pub struct SourceStatus {
     pub log_behind_bytes: u64,
     /// The commit time of the newest transaction passed, in microseconds since 1970.
     pub passed_commit_unix_us: i64,
-    /// Rows read, displaced by a change of the same key that came meanwhile (law 6: superseded).
+    /// Read and not emitted: rows displaced by a change of their key that came meanwhile, and changes
+    /// whose row was read again since they did not carry every column (law 6: superseded).
     pub rows_displaced: u64,
-    /// Rows read in all, the displaced ones included.
+    /// Rows that entered from reads beside the log, the displaced ones included.
     pub rows_read: u64,
     /// Reads taken again since their snapshot did not see all that had been passed.
     pub reads_repeated: u64,

@@ -21,7 +21,7 @@ use super::position::PgPosition;
 use super::progress::Progress;
 use super::reads::TableWork;
 use super::rows;
-use super::slot::{self, Published, SlotState};
+use super::slot::{self, Publication, Published, SlotState};
 use super::wire::{Connect, Connection, Copy};
 use crate::position::Offset;
 use crate::source::{Continuity, Resume, SourceError, StatusSender};
@@ -237,21 +237,42 @@ async fn create_slot(
     created.map_err(|error| error.into_source(context))
 }
 
-/// The publication holds all tables: it is made, or what is missing is added.
+/// The publication holds all tables, and all that happens to them: it is made, or what is missing is
+/// added.
 async fn publish(sql: &mut Connection, config: &Config) -> Result<(), SourceError> {
-    let published = slot::ensure_publication(sql, &config.publication, &config.tables).await;
-    match published.map_err(|error| error.into_source("make the publication"))? {
+    let name = &config.publication;
+    let context = "make the publication";
+    let refused = |error: super::wire::WireError| match error.sqlstate() {
+        // What the server refuses now it will refuse again.
+        Some(code) if !code.starts_with("57") && !code.starts_with("08") && !code.starts_with("53") => {
+            SourceError::Halt {
+                state: "publication-refused",
+                what: format!("{context}: {error}"),
+                hint: "rowtide check names what is missing, with its SQL".into(),
+            }
+        }
+        _ => error.into_source(context),
+    };
+    match slot::ensure_publication(sql, name, &config.tables).await.map_err(refused)? {
         Published::Already => {}
-        Published::Created => tracing::info!(publication = config.publication, "the publication was made"),
+        Published::Created => tracing::info!(publication = name, "the publication was made"),
         Published::Added(tables) => {
-            tracing::info!(
-                publication = config.publication,
-                tables = tables.len(),
-                "tables were added to the publication"
-            );
+            tracing::info!(publication = name, tables = tables.len(), "tables were added to the publication");
         }
     }
-    Ok(())
+    let found = Publication::look(sql, name).await.map_err(|error| error.into_source(context))?;
+    match found {
+        Some(found) if found.unpublished.is_empty() => Ok(()),
+        Some(found) => Err(SourceError::Halt {
+            state: "publication-incomplete",
+            what: format!("the publication {name} leaves out every {}", found.unpublished.join(", ")),
+            hint: format!(
+                "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
+                super::catalog::quoted(name)
+            ),
+        }),
+        None => Err(rows::unexpected("no publication after it was made")),
+    }
 }
 
 /// The configured tables; all that cannot be read at once.

@@ -35,6 +35,12 @@ use crate::world::SharedWorld;
 /// visible a moment later, unless it waits for a standby.
 const AGAIN_FIRST: Duration = Duration::from_millis(5);
 const AGAIN_MOST: Duration = Duration::from_secs(1);
+/// Rows of a chunk, in bytes of what they cost: many small ones for each statement, and little to read
+/// again when a read was too early.
+const CHUNK_BYTES: usize = 4 << 20;
+/// What a row's memory has beside its values: an end for each of at most 1,600 columns, and its key,
+/// which an index holds and so has less than 8 KiB.
+const ROW_FRAME_BYTES: usize = 4 * 1600 + (8 << 10);
 /// Between two looks at who still holds a write lock.
 const GATE_LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -228,7 +234,7 @@ impl Reads {
     /// How many rows fill a chunk's share of the budget, by the table's average.
     fn rows_of_a_chunk(&self, table: &TableInfo) -> usize {
         let row = table.row_bytes_estimated.max(64) as usize * 2;
-        (self.share() / row).clamp(1, self.chunk_rows)
+        ((self.share() - self.largest()) / row).clamp(1, self.chunk_rows)
     }
 
     /// The key of the last row of a chunk that starts at the range's low end; `None` when the rest of
@@ -253,10 +259,18 @@ impl Reads {
         }
     }
 
-    /// A share of what reads may hold, so that all of them fit at once, and no more than a chunk needs.
+    /// What one read reserves: its share of what reads may hold, at least two of the largest rows, and
+    /// no more than a good chunk beside the largest row that may still come. Who does not fit waits
+    /// for another read to end, which needs nobody's help.
     fn share(&self) -> usize {
         let half = self.outlet.budget().full_limit() / 2;
-        (half / self.sharers).min(8 << 20)
+        let largest = self.largest();
+        (half / self.sharers).max(2 * largest).min(largest + CHUNK_BYTES).min(half)
+    }
+
+    /// The most that one row costs, from here to the target's answer.
+    fn largest(&self) -> usize {
+        self.outlet.costs().of_values(self.document_bytes_max + ROW_FRAME_BYTES, 0)
     }
 
     async fn reserve(&self) -> Result<Charge, SourceError> {
@@ -301,8 +315,7 @@ impl Reads {
         connection.query(&select.sql, &select.params()).await.map_err(wrong)?;
 
         let costs = self.outlet.costs();
-        // The largest row that may still come, with what it costs from here to the target's answer.
-        let largest = costs.of_values(self.document_bytes_max, 0);
+        let largest = self.largest();
         let keep: Vec<usize> = table.table.key.iter().map(|&column| usize::from(column)).collect();
         let mut builder = RowBuilder::default();
         let mut rows = Vec::new();

@@ -427,7 +427,6 @@ impl Stream {
         self.state.refetches.add(table, texts, key);
         // The change itself is counted as read and superseded: the refetched row goes out for it.
         self.link.status.send_if_modified(|status| {
-            status.rows_read += 1;
             status.rows_displaced += 1;
             false
         });
@@ -564,7 +563,7 @@ impl Stream {
             }
         }
         self.link.status.send_modify(|status| {
-            status.rows_read += displaced;
+            status.rows_read += count + displaced;
             status.rows_displaced += displaced;
             status.rows_refetched += refetched;
             if let (Some(is_done), Some(table)) =

@@ -58,6 +58,8 @@ pub(super) struct Intake {
     pub(super) watchers: Vec<Task>,
     /// How the last process ended; only the first opening may trust it.
     pub(super) clean: bool,
+    /// Until then requests of the last process may still be executed.
+    pub(super) quarantine_ends: Moment,
     pub(super) budget: sources::budget::Budget,
     pub(super) documents: Rate,
     /// A first checkpoint is kept: from then on the index is filled by this store.
@@ -311,6 +313,10 @@ impl Intake {
         let unresolved = self.drain().await?;
         if unresolved > 0 {
             return Err(PipelineError::Failed(format!("{unresolved} requests are unresolved")));
+        }
+        if self.world.now() < self.quarantine_ends {
+            // The next start keeps the quarantine that this one did not see the end of.
+            return Ok(());
         }
         self.watchers.clear();
         self.lease.release(Some(self.highest)).await?;

@@ -219,6 +219,7 @@ impl Pipeline {
         let closing = intake.close(self.store.as_ref());
         let closed = within(world.as_ref(), END_LIMIT, closing).await;
         intake.report();
+        self.say(if ended.is_ok() { State::Stopped } else { State::Halted });
         match closed {
             Some(Ok(())) => {}
             Some(Err(error)) => {

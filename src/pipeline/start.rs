@@ -63,20 +63,29 @@ impl Pipeline {
         let (lease, before) = Lease::acquire(target.clone(), self.world.clone(), claim, &waits).await?;
         let lease = Arc::new(lease);
         let clean = saved.clean && lease.found_clean();
+        let uuids = match self.indices(target.clone(), &shape, &saved, before.as_ref()).await {
+            Ok(uuids) => uuids,
+            Err(error) => {
+                // Nothing was sent: what was clean stays clean, and the next start need not wait.
+                if clean && let Err(lost) = lease.release(None).await {
+                    tracing::warn!(error = %lost, "the lease was not given back");
+                }
+                return Err(error);
+            }
+        };
         self.store.begin(&name).await?;
-
-        let uuids = self.indices(target.clone(), &shape, &saved, before.as_ref()).await?;
         let kept = uuids.clone();
         lease.update(|state| state.indices = kept.clone()).await?;
 
         let letters = Arc::new(self.store.letters(&name, DEAD_LETTERS_BYTES).await?);
         let permit = lease.clone();
+        let quarantine = quarantine(clean, before.as_ref());
         let lanes = LaneSettings {
             lanes: self.config.target.lanes,
             bulk_bytes_max: self.config.target.bulk_bytes_max,
             bulk_count_max: self.config.target.bulk_count_max,
             linger: self.config.target.linger,
-            start_quarantine: quarantine(clean, before.as_ref()),
+            start_quarantine: quarantine,
             ..LaneSettings::new(format!("{:016x}", self.world.random()), shape.indices())
         };
         let surroundings = Surroundings {
@@ -119,6 +128,7 @@ impl Pipeline {
             watched,
             watchers,
             clean,
+            quarantine_ends: self.world.now() + quarantine.unwrap_or_default(),
             budget: self.budget.clone(),
             documents: Rate::default(),
             has_position: saved.position.is_some(),

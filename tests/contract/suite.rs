@@ -49,7 +49,7 @@ impl Plan {
                 changes_each: 100,
                 kills_in_backfill: 1,
                 kills_in_tail: 1,
-                chunk_rows: 1_000,
+                chunk_rows: 250,
                 bulk_count_max: 200,
             },
             Scale::Full => Self {
@@ -58,7 +58,7 @@ impl Plan {
                 changes_each: 1_000,
                 kills_in_backfill: 5,
                 kills_in_tail: 4,
-                chunk_rows: 2_000,
+                chunk_rows: 1_000,
                 bulk_count_max: 500,
             },
         }

@@ -200,12 +200,27 @@ impl Pipeline {
         self.end(intake, ended).await
     }
 
+    /// Opens the source; what it waits for meanwhile, as for the end of a transaction, is said.
     async fn open(
         &self,
         resume: Option<Resume>,
         status: &StatusSender,
     ) -> Result<Box<dyn sources::source::Reader>, SourceError> {
-        self.config.source.source.open(resume, status.clone()).await
+        let mut said = status.subscribe();
+        let mut opening = std::pin::pin!(self.config.source.source.open(resume, status.clone()));
+        loop {
+            tokio::select! {
+                biased;
+                opened = &mut opening => return opened,
+                // `status` holds a sender: this ends only by a change.
+                _ = said.changed() => {
+                    let waiting = said.borrow_and_update().waiting_for.clone();
+                    if let Some(why) = waiting {
+                        self.wait_for(&why);
+                    }
+                }
+            }
+        }
     }
 
     /// Waits for answers, saves what is settled, gives the lease back.

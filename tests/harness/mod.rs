@@ -20,6 +20,7 @@ pub(crate) mod comparer;
 #[cfg(test)]
 mod comparer_tests;
 pub(crate) mod http;
+pub(crate) mod pair;
 pub(crate) mod postgres_rows;
 pub(crate) mod processes;
 pub(crate) mod proxy;

@@ -124,6 +124,11 @@ impl Postgres {
         self.server.stop(signal);
     }
 
+    /// Its data directory; not to be touched while it runs.
+    pub(crate) fn data_folder(&self) -> PathBuf {
+        self.server.folder.join("data/pgdata")
+    }
+
     /// Starts it on its data and port, and waits for a login.
     pub(crate) async fn start_again(&self) {
         self.server.launch();

@@ -1,3 +1,4 @@
 //! What hurt everyone before: a test for each trap, named by its number.
 
 mod elasticsearch;
+mod postgres;

@@ -1,0 +1,13 @@
+//! What hurts those who follow PostgreSQL: the real program between a real PostgreSQL 18 and a real
+//! Elasticsearch 8.
+
+mod giant;
+mod history;
+mod index;
+mod reads;
+mod slot;
+mod stream;
+
+/// A table with a few rows.
+const SMALL: &str = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL);
+    INSERT INTO t SELECT id, 0 FROM generate_series(1, 200) id;";

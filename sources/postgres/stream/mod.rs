@@ -23,20 +23,24 @@ use tokio::sync::mpsc;
 use super::catalog::TableInfo;
 use super::lsn::Lsn;
 use super::open::{Begin, Catalog, offset};
-use super::position::{CommitMark, Inside, PgPosition, TableState};
-use super::progress::KeyText;
-use super::reads::{Finished, FromRead, Purpose, Reads, Verdict};
+use super::position::{CommitMark, PgPosition};
+use super::reads::{FromRead, Reads};
 use super::refetch::Refetches;
 use super::snapshot::PgSnapshot;
 use super::step::{self, Changes, New, Step};
 use super::wire::{Connection, Copy, WireError};
 use crate::budget::{Charge, Class};
 use crate::change::{Change, Item, Key, Op, Origin, RowBuilder};
-use crate::merge::{Finish, Merge, ReadId};
+use crate::merge::{Merge, ReadId};
 use crate::position::Position;
-use crate::queue::{Batch, Closed, Outgoing};
+use crate::queue::{Closed, Outgoing};
 use crate::source::{Link, SourceError};
 use crate::world::{Moment, SharedWorld};
+
+mod checkpoints;
+mod entering;
+
+use entering::HeldRead;
 
 /// Between two checkpoints while changes flow; each costs the store a durable write at the most.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
@@ -61,14 +65,6 @@ struct Current {
     skip: u64,
     /// Changes at the last checkpoint inside it.
     marked: u64,
-}
-
-/// A read that counts but has to wait for the end of the transaction.
-struct HeldRead {
-    charge: Charge,
-    table: Arc<TableInfo>,
-    purpose: Purpose,
-    reply: tokio::sync::oneshot::Sender<Verdict>,
 }
 
 pub(super) struct Stream {
@@ -418,227 +414,9 @@ impl Stream {
         self.push_item(Item::Clear { table: table.table.clone(), offset }).await
     }
 
-    async fn refetch(
-        &mut self,
-        table: Arc<TableInfo>,
-        texts: KeyText,
-        key: crate::change::Row,
-    ) -> Result<(), SourceError> {
-        self.state.refetches.add(table, texts, key);
-        // The change itself is counted as read and superseded: the refetched row goes out for it.
-        self.link.status.send_if_modified(|status| {
-            status.rows_displaced += 1;
-            false
-        });
-        self.wait_for_reads().await
-    }
-
-    /// Lets the log wait while too much is held for reads; they end without its help.
-    async fn wait_for_reads(&mut self) -> Result<(), SourceError> {
-        while self.state.merge.changed_bytes() + self.state.refetches.bytes() > self.state.keys_charge.bytes()
-        {
-            self.state.refetches.send_all();
-            self.state.outgoing.flush()?;
-            // A held read would wait for the end of this transaction, which waits for it.
-            for id in self.state.merge.unhold() {
-                self.answer_again(id);
-            }
-            tokio::select! {
-                biased;
-                () = self.link.stop.told() => return Err(SourceError::Closed),
-                said = self.from_reads.recv() => self.hear(said).await?,
-                () = self.world.sleep(FEEDBACK_EVERY) => self.feedback(true).await?,
-            }
-        }
-        Ok(())
-    }
-
-    fn answer_again(&mut self, id: ReadId) {
-        self.link.status.send_modify(|status| status.reads_repeated += 1);
-        if let Some(held) = self.state.held.remove(&id) {
-            // A worker that has gone needs no answer.
-            let _ = held.reply.send(Verdict::Again);
-        }
-    }
-
-    async fn keepalive(&mut self, end: Lsn, reply: bool) -> Result<(), SourceError> {
-        if self.state.current.is_none() && end > self.position.lsn {
-            self.position.lsn = end;
-            self.passed.store(end.0, Ordering::Relaxed);
-            self.state.dirty = true;
-        }
-        if reply {
-            self.feedback(false).await?;
-        }
-        Ok(())
-    }
-
-    /// Tells the server what is durable.
-    async fn feedback(&mut self, ask: bool) -> Result<(), SourceError> {
-        let durable = self.link.durable.borrow_and_update().clone();
-        if let Some(position) = durable {
-            let durable = PgPosition::open(&position)?.lsn;
-            self.state.acknowledged = self.state.acknowledged.max(durable);
-        }
-        let lsn = self.state.acknowledged;
-        self.state.last_feedback = self.world.now();
-        self.connection.send_status(lsn, lsn, lsn, ask).await.map_err(lost)
-    }
-
     /// The reader's place (law 1).
     fn place(&self) -> Result<crate::position::Offset, SourceError> {
         offset(self.state.current.as_ref().map_or(self.position.lsn, |current| current.begin.lsn))
-    }
-
-    async fn hear(&mut self, said: Option<FromRead>) -> Result<(), SourceError> {
-        match said {
-            // The reader holds a sender itself, through `reads`.
-            None => Ok(()),
-            Some(FromRead::Begin { table, reply }) => {
-                let id = self.state.merge.begin(table);
-                if reply.send(id).is_err() {
-                    self.state.merge.abandon(id);
-                }
-                Ok(())
-            }
-            Some(FromRead::Finished(finished)) => self.finished(*finished).await,
-            Some(FromRead::Snapshot(snapshot)) => {
-                self.state.merge.forget(&snapshot);
-                self.state.looking = false;
-                Ok(())
-            }
-            Some(FromRead::Failed(error)) => Err(error),
-        }
-    }
-
-    async fn finished(&mut self, finished: Finished) -> Result<(), SourceError> {
-        let Finished { id, snapshot, rows, charge, table, purpose, reply } = finished;
-        let key_of = |op: &Op| Key::of(&table.table, op.row());
-        match self.state.merge.finish(id, &snapshot, rows, key_of) {
-            Finish::Again => {
-                self.link.status.send_modify(|status| status.reads_repeated += 1);
-                // Its bytes are given back before it asks for them again.
-                drop(charge);
-                let _ = reply.send(Verdict::Again);
-                Ok(())
-            }
-            Finish::Held => {
-                self.state.held.insert(id, HeldRead { charge, table, purpose, reply });
-                Ok(())
-            }
-            Finish::Out(rows, displaced) => {
-                self.emit(rows, displaced, HeldRead { charge, table, purpose, reply }).await
-            }
-        }
-    }
-
-    /// Rows of a read enter the stream, at the reader's place.
-    async fn emit(&mut self, rows: Vec<Op>, displaced: u64, read: HeldRead) -> Result<(), SourceError> {
-        let HeldRead { mut charge, table, purpose, reply } = read;
-        let offset = self.place()?;
-        self.state.outgoing.flush()?;
-        let count = rows.len() as u64;
-        let costs = self.link.outlet.costs();
-        charge.shrink_to(rows.iter().map(|op| costs.of_op(&table.table, op)).sum());
-        let item = |op| Item::Change(Change { table: table.table.clone(), offset, op, origin: Origin::Read });
-        let items: Vec<Item> = rows.into_iter().map(item).collect();
-        if !items.is_empty() {
-            self.link.outlet.send(Batch { items, charge })?;
-        }
-        let work = self.reads.tables.iter().find(|work| work.info.table.number == table.table.number);
-        let mut refetched = 0;
-        let mut is_done = None;
-        match purpose {
-            Purpose::Chunk { range, upto } => {
-                if let Some(work) = work {
-                    is_done = Some(work.with_progress(|progress| {
-                        progress.done(range, upto);
-                        progress.is_done()
-                    }));
-                }
-            }
-            Purpose::Refetch { tickets } => {
-                refetched = count;
-                self.state.refetches.done(&tickets);
-            }
-        }
-        self.link.status.send_modify(|status| {
-            status.rows_read += count + displaced;
-            status.rows_displaced += displaced;
-            status.rows_refetched += refetched;
-            if let (Some(is_done), Some(table)) =
-                (is_done, status.tables.get_mut(table.table.number as usize))
-            {
-                table.rows_read += count + displaced;
-                table.done = is_done;
-            }
-        });
-        self.state.dirty = true;
-        self.reads.more.notify_waiters();
-        let _ = reply.send(Verdict::Taken);
-        self.release_candidate().await
-    }
-
-    /// Inside a giant transaction (T48).
-    async fn checkpoint_inside(&mut self) -> Result<(), SourceError> {
-        let due = self
-            .state
-            .current
-            .as_ref()
-            .is_some_and(|current| current.changes >= current.marked + PREFIX_EVERY);
-        if !due || self.state.candidate.is_some() {
-            return Ok(());
-        }
-        if let Some(current) = &mut self.state.current {
-            current.marked = current.changes;
-        }
-        self.checkpoint().await
-    }
-
-    async fn checkpoint_if_due(&mut self, idle: bool) -> Result<(), SourceError> {
-        if !self.state.dirty || self.state.current.is_some() || self.state.candidate.is_some() {
-            return Ok(());
-        }
-        let since = self.world.now().saturating_sub(self.state.last_checkpoint);
-        if !idle && since < CHECKPOINT_EVERY {
-            return Ok(());
-        }
-        self.checkpoint().await
-    }
-
-    /// Makes a checkpoint of this place; it goes out when every refetch before it has.
-    async fn checkpoint(&mut self) -> Result<(), SourceError> {
-        let inside = self.state.current.as_ref().map(|current| Inside {
-            lsn: current.begin.lsn,
-            xid: current.begin.xid,
-            changes: current.changes,
-        });
-        let tables = self.reads.tables.iter().map(|work| {
-            let todo = work.with_progress(|progress| progress.todo());
-            (work.info.table.name.to_string(), TableState { oid: work.info.oid, todo })
-        });
-        let position = PgPosition { inside, tables: tables.collect(), ..self.position.clone() };
-        self.state.dirty = false;
-        self.state.last_checkpoint = self.world.now();
-        self.state.candidate = Some((position.seal()?, self.state.refetches.next_ticket()));
-        self.release_candidate().await
-    }
-
-    async fn release_candidate(&mut self) -> Result<(), SourceError> {
-        let free = self.state.refetches.oldest();
-        let ready = |(_, before): &mut (Position, u64)| free.is_none_or(|oldest| oldest >= *before);
-        match self.state.candidate.take_if(ready) {
-            Some((position, _)) => self.push_item(Item::Checkpoint(position)).await,
-            None => Ok(()),
-        }
-    }
-
-    fn look_if_many(&mut self) {
-        if self.state.looking || self.state.merge.unseen() < UNSEEN_MOST {
-            return;
-        }
-        self.state.looking = true;
-        self.state.look = Some(self.world.spawn(Box::pin(self.reads.clone().look())));
     }
 
     /// Stops in order: what is complete goes out, with a last checkpoint.

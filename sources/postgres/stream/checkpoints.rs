@@ -1,0 +1,90 @@
+//! Checkpoints of the stream, and what the server is told of those that are durable (law 4, T01, T03).
+
+use std::sync::atomic::Ordering;
+
+use super::{CHECKPOINT_EVERY, PREFIX_EVERY, Stream, lost};
+use crate::change::Item;
+use crate::position::Position;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::position::{Inside, PgPosition, TableState};
+use crate::source::SourceError;
+
+impl Stream {
+    pub(super) async fn keepalive(&mut self, end: Lsn, reply: bool) -> Result<(), SourceError> {
+        if self.state.current.is_none() && end > self.position.lsn {
+            self.position.lsn = end;
+            self.passed.store(end.0, Ordering::Relaxed);
+            self.state.dirty = true;
+        }
+        if reply {
+            self.feedback(false).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the server what is durable.
+    pub(super) async fn feedback(&mut self, ask: bool) -> Result<(), SourceError> {
+        let durable = self.link.durable.borrow_and_update().clone();
+        if let Some(position) = durable {
+            let durable = PgPosition::open(&position)?.lsn;
+            self.state.acknowledged = self.state.acknowledged.max(durable);
+        }
+        let lsn = self.state.acknowledged;
+        self.state.last_feedback = self.world.now();
+        self.connection.send_status(lsn, lsn, lsn, ask).await.map_err(lost)
+    }
+
+    /// Inside a giant transaction (T48).
+    pub(super) async fn checkpoint_inside(&mut self) -> Result<(), SourceError> {
+        let due = self
+            .state
+            .current
+            .as_ref()
+            .is_some_and(|current| current.changes >= current.marked + PREFIX_EVERY);
+        if !due || self.state.candidate.is_some() {
+            return Ok(());
+        }
+        if let Some(current) = &mut self.state.current {
+            current.marked = current.changes;
+        }
+        self.checkpoint().await
+    }
+
+    pub(super) async fn checkpoint_if_due(&mut self, idle: bool) -> Result<(), SourceError> {
+        if !self.state.dirty || self.state.current.is_some() || self.state.candidate.is_some() {
+            return Ok(());
+        }
+        let since = self.world.now().saturating_sub(self.state.last_checkpoint);
+        if !idle && since < CHECKPOINT_EVERY {
+            return Ok(());
+        }
+        self.checkpoint().await
+    }
+
+    /// Makes a checkpoint of this place; it goes out when every refetch before it has.
+    pub(super) async fn checkpoint(&mut self) -> Result<(), SourceError> {
+        let inside = self.state.current.as_ref().map(|current| Inside {
+            lsn: current.begin.lsn,
+            xid: current.begin.xid,
+            changes: current.changes,
+        });
+        let tables = self.reads.tables.iter().map(|work| {
+            let todo = work.with_progress(|progress| progress.todo());
+            (work.info.table.name.to_string(), TableState { oid: work.info.oid, todo })
+        });
+        let position = PgPosition { inside, tables: tables.collect(), ..self.position.clone() };
+        self.state.dirty = false;
+        self.state.last_checkpoint = self.world.now();
+        self.state.candidate = Some((position.seal()?, self.state.refetches.next_ticket()));
+        self.release_candidate().await
+    }
+
+    pub(super) async fn release_candidate(&mut self) -> Result<(), SourceError> {
+        let free = self.state.refetches.oldest();
+        let ready = |(_, before): &mut (Position, u64)| free.is_none_or(|oldest| oldest >= *before);
+        match self.state.candidate.take_if(ready) {
+            Some((position, _)) => self.push_item(Item::Checkpoint(position)).await,
+            None => Ok(()),
+        }
+    }
+}

@@ -51,6 +51,10 @@ const PREFIX_EVERY: u64 = 10_000;
 const FEEDBACK_EVERY: Duration = Duration::from_secs(5);
 /// A server that was asked so often and said nothing is gone; the connection is made anew.
 const SILENCE_MOST: Duration = Duration::from_secs(60);
+/// The least time between two reads that bring little; added to the latency of a busy log at the most.
+const GATHER: Duration = Duration::from_millis(1);
+/// What is little: a quarter of the wire's buffer.
+const GATHER_BELOW: usize = 16 << 10;
 /// Messages after which the other sides are looked at.
 const MESSAGES_PER_TURN: usize = 128;
 /// Passed transactions that no snapshot has shown to be visible; then one is taken.
@@ -99,6 +103,10 @@ struct State {
     last_feedback: Moment,
     /// When the server last said anything; it is asked every [`FEEDBACK_EVERY`].
     last_heard: Moment,
+    /// When the buffer was empty last.
+    last_idle: Moment,
+    /// The last read from the socket brought less than [`GATHER_BELOW`].
+    brought_little: bool,
     acknowledged: Lsn,
     /// A snapshot is being taken for its own sake.
     looking: bool,
@@ -144,6 +152,8 @@ impl Stream {
             last_checkpoint: world.now(),
             last_feedback: world.now(),
             last_heard: world.now(),
+            last_idle: world.now(),
+            brought_little: false,
             acknowledged: position.lsn,
             looking: false,
             look: None,
@@ -181,6 +191,7 @@ impl Stream {
                 continue;
             }
             self.idle().await?;
+            self.gather().await;
             tokio::select! {
                 biased;
                 () = self.link.stop.told() => {}
@@ -188,6 +199,7 @@ impl Stream {
                 filled = self.connection.fill() => {
                     filled.map_err(lost)?;
                     self.state.last_heard = self.world.now();
+                    self.state.brought_little = self.connection.buffered() < GATHER_BELOW;
                 }
                 changed = self.link.durable.changed() => {
                     changed.map_err(|_| SourceError::Closed)?;
@@ -238,6 +250,17 @@ impl Stream {
         self.state.refetches.send_all();
         self.state.outgoing.flush()?;
         Ok(())
+    }
+
+    /// The server sends each change by itself. Who reads as soon as there is one pays for a system call
+    /// and a batch with each: after a read that brought little, the next one waits a moment, unless the
+    /// last one was longer ago than that.
+    async fn gather(&mut self) {
+        let now = self.world.now();
+        if self.state.brought_little && now.saturating_sub(self.state.last_idle) < GATHER {
+            self.world.sleep(GATHER).await;
+        }
+        self.state.last_idle = self.world.now();
     }
 
     fn next_step(&mut self) -> Result<Option<Step>, SourceError> {

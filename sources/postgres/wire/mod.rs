@@ -259,6 +259,11 @@ impl Connection {
         self.input.fill(stream).await.map_err(|error| WireError::Io { doing: "read from the server", error })
     }
 
+    /// Bytes that were read and not parsed yet.
+    pub(crate) fn buffered(&self) -> usize {
+        self.input.ready().len()
+    }
+
     /// Ends the connection politely and waits until the server has noticed it, so that a slot is
     /// free again. The caller limits the time.
     pub(crate) async fn close(mut self) {

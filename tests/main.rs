@@ -11,6 +11,7 @@
 // What the lints keep from the heart is what a test of the whole is made of: clocks, threads, panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+mod attacks;
 mod cli;
 /// The suite that every source passes on its real server; run by the modules of the sources.
 mod contract;

@@ -76,6 +76,12 @@ pub(crate) fn source_path(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// Copies a folder as it is.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(done.success(), "cp -a {} {}", from.display(), to.display());
+}
+
 /// Sends a signal to a child that was not waited for yet, so its id is still its own.
 pub(crate) fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();

@@ -1,12 +1,10 @@
 //! T42, T43: a log that is not the one of the checkpoint.
 
-use std::path::Path;
-use std::process::Command;
-
 use rustix::process::Signal;
 
 use super::SMALL;
 use crate::harness::pair::{Pair, Setup};
+use crate::harness::processes::copy;
 use crate::harness::servers::Postgres;
 
 /// The slot was moved by hand: what lies between is lost, and the server would say nothing (A11).
@@ -28,11 +26,6 @@ async fn t43_slot_advanced_or_made_again_by_a_person() {
     pair.rowtide.run_again();
     pair.assert_halts("history-broken");
     assert_eq!(pair.proxy.documents(), received, "something was written");
-}
-
-pub(crate) fn copy(from: &Path, to: &Path) {
-    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
-    assert!(done.success(), "cp -a {from:?} {to:?}");
 }
 
 /// A restored volume has the same system identifier and timeline. First its log ends before the

@@ -20,7 +20,7 @@ impl WireError {
     }
 }
 
-/// By the server's code: https://www.postgresql.org/docs/18/errcodes-appendix.html
+/// By the server's code: <https://www.postgresql.org/docs/18/errcodes-appendix.html>
 fn of_server(error: &ServerError, context: &'static str) -> SourceError {
     let halt = |state: &'static str, hint: &str| SourceError::Halt {
         state,

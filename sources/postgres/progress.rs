@@ -124,7 +124,7 @@ mod tests {
             for (step, number) in steps {
                 match step {
                     0 => if let Some((id, range)) = progress.take() {
-                        if contains(&range, number) && !(range.high == Some(key(number))) {
+                        if contains(&range, number) && range.high != Some(key(number)) {
                             progress.split(id, &key(number));
                             taken.push((id, Range { low: range.low, high: Some(key(number)) }));
                         } else {

@@ -172,7 +172,8 @@ impl Reads {
 
     /// Law 2's wait: the table's first read after a start of the reader.
     async fn pass_gate(&self, connection: &mut Connection, table: &TableWork) -> Result<(), SourceError> {
-        table.gate.get_or_try_init(|| self.wait_for_writers(connection, table)).await.map(|()| ())
+        table.gate.get_or_try_init(|| self.wait_for_writers(connection, table)).await?;
+        Ok(())
     }
 
     async fn wait_for_writers(

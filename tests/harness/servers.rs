@@ -15,7 +15,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::http::Http;
 use super::processes::{self, free_port, fresh_folder, source_path};
-use super::{fresh_name, poll_until};
+use super::{Scale, fresh_name, poll_until, scale};
 
 /// Fetching a server into an empty cache is part of its first start.
 const START_LIMIT: Duration = Duration::from_secs(600);
@@ -264,7 +264,11 @@ impl Search {
                 Engine::Elasticsearch8 => "start-es8.sh",
                 Engine::OpenSearch2 => "start-os2.sh",
             },
-            environment: Vec::new(),
+            // 512 MiB are full after some 200,000 of the suite's documents: its circuit breaker trips.
+            environment: match scale() {
+                Scale::Small => Vec::new(),
+                Scale::Full => vec![("HEAP".into(), "1g".into())],
+            },
             arguments: settings.iter().map(|&setting| setting.into()).collect(),
             ends_by: Signal::TERM,
             folder: fresh_folder("search"),

@@ -231,16 +231,23 @@ impl<O: Origin> Stage<O> {
 
     /// Documents received ≤ rows + changes + kills × chunks in flight × rows in a chunk. Rows are all that
     /// a chunk can meet, those too that the giant transaction inserts while the tables are filled. Of the
-    /// calm rows none comes from the log, so they tell alone, and more sharply, what the kills cost.
+    /// calm rows none comes from the log, so they tell alone, and more sharply, what the kills cost; a row
+    /// of the giant transaction comes once from the log, and once from a chunk at the most.
     fn assert_no_fill_began_again(&self, plan: &Plan, changes: u64) {
         let again = self.kills.len() as u64 * READERS * plan.chunk_rows;
         let rows = plan.rows_in_all() + plan.giant_rows * TABLES as u64;
         let (received, bound) = (self.proxy.documents(), rows + changes + again);
-        let (calm, calm_bound) = (self.proxy.watched_seen(), plan.calm_rows() + again);
+        let (calm, calm_bound) = (self.proxy.seen(&field(Tag::Calm)), plan.calm_rows() + again);
+        let giant_rows = plan.giant_rows * TABLES as u64;
+        let (giant, giant_bound) = (self.proxy.seen(&field(Tag::Giant)), 2 * giant_rows + again);
         println!("documents received {received} ≤ {bound}: {rows} rows + {changes} changes + {again}");
         println!("calm rows received {calm} ≤ {calm_bound}: {} rows + {again}", plan.calm_rows());
+        println!(
+            "rows of the giant transaction received {giant} ≤ {giant_bound}: 2 × {giant_rows} + {again}"
+        );
         assert!(received <= bound, "{received} documents were received, more than {bound}");
         assert!(calm <= calm_bound, "calm rows were received {calm} times, more than {calm_bound}");
+        assert!(giant <= giant_bound, "the giant transaction's rows were received {giant} times (T48)");
     }
 
     /// SIGTERM: ends with 0, and every change has one end.
@@ -259,7 +266,7 @@ pub(crate) async fn equal_after_kills<O: Origin>(engine: Engine, plan: Plan) {
     stage.load(plan.rows, seed).await;
     println!("loaded {:?} rows", plan.rows);
 
-    stage.proxy.watch(&format!("\"tag\":\"{}\"", Tag::Calm.word()));
+    [Tag::Calm, Tag::Giant].into_iter().for_each(|tag| stage.proxy.watch(&field(tag)));
     // 4 lanes, an answer every 0.5 s: the fill lasts until all that belongs into it has happened.
     stage.proxy.delay_answers(Duration::from_millis(500));
     stage.rowtide.run_again();
@@ -369,6 +376,11 @@ pub(crate) async fn bounded_with_a_slow_target<O: Origin>(engine: Engine) {
     stage.compare().await;
     stage.stop_cleanly();
     stage.assert_memory();
+}
+
+/// How a document says its tag.
+fn field(tag: Tag) -> String {
+    format!("\"tag\":\"{}\"", tag.word())
 }
 
 /// What Rowtide rightly warns of while a target is away or another process was killed.

@@ -10,6 +10,7 @@
 //! - A document is received when the request that carries it is passed on to the server, whole.
 //! - Whoever hangs up in the middle of a request has sent nothing; after it, everything.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -36,8 +37,7 @@ struct Shared {
     refusals: AtomicU64,
     refused: AtomicU64,
     cut: AtomicBool,
-    watched: Mutex<Vec<u8>>,
-    watched_seen: AtomicU64,
+    watched: Mutex<BTreeMap<String, u64>>,
     keep: AtomicBool,
     kept: Mutex<Vec<Seen>>,
     last: Mutex<Option<Instant>>,
@@ -157,14 +157,14 @@ impl Proxy {
         self.shared.cut.store(cut, Relaxed);
     }
 
-    /// How often these bytes are in what the server receives is counted from now on.
-    pub(crate) fn watch(&self, bytes: &str) {
-        *self.shared.watched.lock().unwrap() = bytes.into();
+    /// How often this text is in what the server receives is counted from now on.
+    pub(crate) fn watch(&self, text: &str) {
+        self.shared.watched.lock().unwrap().insert(text.into(), 0);
     }
 
-    /// How often the watched bytes were received.
-    pub(crate) fn watched_seen(&self) -> u64 {
-        self.shared.watched_seen.load(Relaxed)
+    /// How often a watched text was received.
+    pub(crate) fn seen(&self, text: &str) -> u64 {
+        self.shared.watched.lock().unwrap()[text]
     }
 
     /// From now on bulk requests are kept, for [`Self::kept`].
@@ -262,9 +262,8 @@ async fn pass_bulk(
     shared.requests.fetch_add(1, Relaxed);
     shared.puts.fetch_add(puts, Relaxed);
     shared.deletes.fetch_add(deletes, Relaxed);
-    let watched = shared.watched.lock().unwrap().clone();
-    if !watched.is_empty() {
-        shared.watched_seen.fetch_add(memmem::find_iter(body, &watched).count() as u64, Relaxed);
+    for (text, seen) in shared.watched.lock().unwrap().iter_mut() {
+        *seen += memmem::find_iter(body, text.as_bytes()).count() as u64;
     }
     if shared.keep.load(Relaxed) {
         let body = String::from_utf8_lossy(body).into_owned();

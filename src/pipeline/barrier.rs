@@ -9,11 +9,13 @@ use std::time::Duration;
 use sources::budget::{Budget, BudgetError, Charge, Class};
 use sources::change::Table;
 use sources::position::Offset;
+use sources::world::BoxFuture;
 
-use super::PipelineError;
 use super::insist::insist;
 use super::intake::Intake;
+use super::{PipelineError, SharedTarget};
 use crate::shape::Entered;
+use crate::target::{IdPage, TargetError};
 
 /// Ids of one page; an id has at most 512 bytes, and as many go around it.
 const PAGE: usize = 500;
@@ -57,7 +59,7 @@ impl Intake {
         let mut cursor: Option<String> = None;
         loop {
             let after = cursor.clone();
-            let page = insist(&world, &waits, || target.ids(&alias, after.clone(), size)).await?;
+            let page = insist(&world, &waits, || page_of(&target, &alias, after.clone(), size)).await?;
             let segment = self.ledger.enter(page.ids.len() as u64);
             // Their bytes are the barrier's own.
             let entered = Entered { segment, charge: 0 };
@@ -71,4 +73,21 @@ impl Intake {
             }
         }
     }
+}
+
+/// The next page of a listing. A node that was restarted has forgotten the listing: it begins anew,
+/// without what was deleted by then, since a listing begins with a refresh.
+fn page_of<'a>(
+    target: &'a SharedTarget,
+    alias: &'a str,
+    after: Option<String>,
+    size: usize,
+) -> BoxFuture<'a, Result<IdPage, TargetError>> {
+    Box::pin(async move {
+        let goes_on = after.is_some();
+        match target.ids(alias, after, size).await {
+            Err(TargetError::Conflict { .. }) if goes_on => target.ids(alias, None, size).await,
+            page => page,
+        }
+    })
 }

@@ -1,5 +1,6 @@
 //! T01, T02, T03, T10: what is acknowledged and in which order it is written.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::json;
@@ -133,6 +134,29 @@ async fn t10_truncate_is_a_barrier() {
     pair.sql("TRUNCATE t; TRUNCATE t, other; INSERT INTO t VALUES (1, 9)").await;
     pair.caught_up().await;
     assert_eq!((pair.documents("t").await, pair.documents("other").await), (1, 0));
+    pair.assert_equal().await;
+    pair.stop();
+}
+
+/// A node that restarts forgets the listing by which the barrier finds its documents.
+#[tokio::test(flavor = "multi_thread")]
+async fn t10_a_barrier_outlives_its_listing() {
+    let sql = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL);
+        INSERT INTO t SELECT id, 0 FROM generate_series(1, 3000) id;";
+    let mut pair = Pair::filled(Setup { sql, tables: &["t"], ..Setup::default() }).await;
+    pair.proxy.hold_requests(Duration::from_millis(150));
+    pair.sql("TRUNCATE t; INSERT INTO t VALUES (1, 1)").await;
+    let forgotten = AtomicU64::new(0);
+    poll_until("the end of the barrier", PATIENCE, async || {
+        let answer =
+            pair.http.try_call(reqwest::Method::DELETE, "/_search/scroll/_all", None).await.unwrap().1;
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        forgotten.fetch_add(answer["num_freed"].as_u64().unwrap_or(0), Relaxed);
+        (pair.document("t", "1").await?.0["n"] == 1).then_some(())
+    })
+    .await;
+    assert!(forgotten.into_inner() > 0, "no listing was open when all were ended");
+    pair.caught_up().await;
     pair.assert_equal().await;
     pair.stop();
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   worker ── Begin ──► reader     the read is known before its snapshot is taken (law 2)
-//!     │  repeatable read: pg_current_snapshot(), rows
+//!     │  lock; repeatable read: pg_current_snapshot(), rows
 //!     └── Finished ──► reader ── Taken ──► next chunk
 //!                         └──── Again ──► Begin
 //! ```
@@ -310,7 +310,7 @@ impl Reads {
         mut used: usize,
     ) -> Result<ReadRows, SourceError> {
         let wrong = |error: super::wire::WireError| error.into_source("read rows");
-        let begun = connection.simple(sql::BEGIN_READ).await.map_err(wrong)?;
+        let begun = connection.simple(&sql::begin_read(table)).await.map_err(wrong)?;
         let text = begun.first().and_then(|row| row.first()).and_then(Option::as_deref);
         let snapshot = text.and_then(PgSnapshot::parse).ok_or_else(rows::no_snapshot)?;
         connection.query(&select.sql, &select.params()).await.map_err(wrong)?;

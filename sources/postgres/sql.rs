@@ -4,9 +4,18 @@
 use super::catalog::TableInfo;
 use super::progress::{KeyText, Range};
 
-/// One view for everything until COMMIT, and what that view sees.
-pub(super) const BEGIN_READ: &str =
-    "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()::text";
+/// One view of a table for everything until COMMIT, and what that view sees. The lock comes first,
+/// which takes no snapshot: an ALTER TABLE that rewrites a table, and a TRUNCATE, leave it empty for
+/// every older snapshot (<https://www.postgresql.org/docs/18/mvcc-caveats.html>). A read that had its
+/// snapshot and then waited for the ALTER to end would find no row, and the log tells of none: a chunk
+/// would be lost, and a refetch would delete what is there.
+pub(super) fn begin_read(table: &TableInfo) -> String {
+    format!(
+        "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+         LOCK TABLE {} IN ACCESS SHARE MODE; SELECT pg_current_snapshot()::text",
+        table.sql_from()
+    )
+}
 
 /// A statement with its parameters.
 pub(super) struct Select {

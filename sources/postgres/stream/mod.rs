@@ -179,6 +179,11 @@ impl Stream {
         let share = self.link.outlet.budget().full_limit() / 16;
         let reserved = self.link.outlet.reserve(Class::Log, share).await;
         self.state.keys_charge = reserved.map_err(|error| super::rows::too_large_for_the_budget(&error))?;
+        if self.position.inside.is_none() {
+            // Before the first document: after a crash, a start without a checkpoint would find
+            // documents that nobody knows of, and halt.
+            self.checkpoint_if_due(true).await?;
+        }
         if let Some(begin) = begun {
             self.begin(begin);
         }

@@ -66,7 +66,8 @@ impl Stream {
         let inside = self.state.current.as_ref().map(|current| Inside {
             lsn: current.begin.lsn,
             xid: current.begin.xid,
-            changes: current.changes,
+            // Told to stop within the prefix that was settled before: it stays settled.
+            changes: current.changes.max(current.skip),
         });
         let tables = self.reads.tables.iter().map(|work| {
             let todo = work.with_progress(|progress| progress.todo());

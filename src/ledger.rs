@@ -104,6 +104,8 @@ pub struct Ledger {
     current: u64,
     /// Outstanding in the open segment.
     open: u64,
+    /// Something entered since the last checkpoint, settled or not.
+    beyond: bool,
     /// Durable and not yet taken.
     durable: Option<Position>,
     counts: Counts,
@@ -118,6 +120,7 @@ impl Ledger {
     /// `changes` more belong to the segment that is open now, which is told.
     pub fn enter(&mut self, changes: u64) -> SegmentId {
         self.open += changes;
+        self.beyond |= changes > 0;
         self.counts.read += changes;
         SegmentId(self.current)
     }
@@ -129,6 +132,7 @@ impl Ledger {
 
     /// A checkpoint: everything that entered before it, once settled, makes `position` durable.
     pub fn seal(&mut self, position: Position) {
+        self.beyond = false;
         if self.open > 0 {
             let outstanding = std::mem::take(&mut self.open);
             self.sealed.insert(self.current, Segment { outstanding, position });
@@ -180,6 +184,12 @@ impl Ledger {
         self.sealed.len() + 1
     }
 
+    /// Whether the last checkpoint covers everything that entered, all of it settled: what was
+    /// written says no more than its position.
+    pub fn is_covered(&self) -> bool {
+        !self.beyond && self.sealed.is_empty()
+    }
+
     /// The counters of law 6.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -219,6 +229,20 @@ mod tests {
         assert_eq!(ledger.take_durable(), Some(at(2)));
         assert_eq!(ledger.take_durable(), None);
         assert_eq!((ledger.live(), ledger.counts().in_flight()), (1, 0));
+    }
+
+    #[test]
+    fn what_entered_after_the_last_checkpoint_is_not_covered_even_when_settled() {
+        let (mut ledger, first, second) = two();
+        assert!(!ledger.is_covered());
+        ledger.settle(first, &written(1)).unwrap();
+        ledger.settle(second, &written(1)).unwrap();
+        assert!(ledger.is_covered());
+        let beyond = ledger.enter(1);
+        ledger.settle(beyond, &written(1)).unwrap();
+        assert!(!ledger.is_covered());
+        ledger.seal(at(3));
+        assert!(ledger.is_covered());
     }
 
     #[test]

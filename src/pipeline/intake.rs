@@ -15,7 +15,7 @@ use super::saver::Saver;
 use super::{PipelineError, SharedTarget, SourceEnd, judge_source};
 use crate::lanes::{Action, Event, Lanes};
 use crate::lease::Lease;
-use crate::ledger::{Ends, Ledger};
+use crate::ledger::Ledger;
 use crate::retry::Halt;
 use crate::shape::{Entered, Shape};
 use crate::status::{State, Status};
@@ -56,8 +56,11 @@ pub(super) struct Intake {
     /// Tells when an index is not ours any more, or the lease was lost.
     pub(super) watched: mpsc::UnboundedReceiver<Halt>,
     pub(super) watchers: Vec<Task>,
-    /// How the last process ended; only the first opening may trust it.
+    /// How the last process ended; nothing was read since.
     pub(super) clean: bool,
+    /// The end may be told as a clean one: the last one was, or the source's history was found to go
+    /// on. A start that halts at a broken history must not make the next one believe it.
+    pub(super) is_trusted: bool,
     /// Until then requests of the last process may still be executed.
     pub(super) quarantine_ends: Moment,
     pub(super) budget: sources::budget::Budget,
@@ -71,8 +74,7 @@ impl Intake {
     pub(super) async fn resume(&mut self, store: &dyn Store) -> Result<Option<Resume>, PipelineError> {
         self.saver.settle().await?;
         let saved = store.load(&self.pipeline).await?;
-        let clean = std::mem::take(&mut self.clean);
-        Ok(saved.position.map(|position| Resume { position, clean }))
+        Ok(saved.position.map(|position| Resume { position, clean: self.clean }))
     }
 
     /// Law 1: whose versions are issued from here on.
@@ -103,6 +105,9 @@ impl Intake {
                 .await?;
         }
         store.identify(&self.pipeline, reader.identity()).await?;
+        // From here on changes are emitted; what failed to open before has emitted none.
+        self.clean = false;
+        self.is_trusted = true;
         Ok(())
     }
 
@@ -232,23 +237,7 @@ impl Intake {
     }
 
     pub(super) fn hear(&mut self, event: Option<Event>) -> Result<(), PipelineError> {
-        match event {
-            None => Err(PipelineError::Failed("the lanes have ended".to_owned())),
-            Some(Event::Halted(halt)) => Err(PipelineError::from(halt)),
-            Some(Event::Settled(settled)) => {
-                for (segment, ends) in settled {
-                    self.settle(segment, &ends)?;
-                }
-                if let Some(position) = self.ledger.take_durable() {
-                    self.saver.save(position);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn settle(&mut self, segment: crate::ledger::SegmentId, ends: &Ends) -> Result<(), PipelineError> {
-        self.ledger.settle(segment, ends).map_err(|error| PipelineError::Failed(error.to_string()))
+        heard(&mut self.ledger, &self.saver, event)
     }
 
     async fn save_durable(&mut self) -> Result<(), PipelineError> {
@@ -267,28 +256,20 @@ impl Intake {
     /// Everything that was submitted is settled, and what that makes durable is saved.
     pub(super) async fn drain(&mut self) -> Result<usize, PipelineError> {
         let stopped = |_| PipelineError::Failed("the lanes have ended".to_owned());
-        let lanes = &self.lanes;
-        lanes.flush().map_err(stopped)?;
+        self.lanes.flush().map_err(stopped)?;
+        let Self { lanes, ledger, saver, watched, events, .. } = self;
         let drained = {
             let mut draining = std::pin::pin!(lanes.drain());
-            let mut events = Vec::new();
-            let drained = loop {
+            loop {
                 tokio::select! {
                     biased;
                     drained = &mut draining => break drained,
-                    halt = self.watched.recv() => halted(halt)?,
-                    event = self.events.recv() => match event {
-                        Some(Event::Halted(halt)) => return Err(PipelineError::from(halt)),
-                        event => events.push(event),
-                    },
+                    halt = watched.recv() => halted(halt)?,
+                    // Heard at once: whoever gives this drain up must not lose what was settled.
+                    event = events.recv() => heard(ledger, saver, event)?,
                 }
-            };
-            (drained, events)
+            }
         };
-        let (drained, events) = drained;
-        for event in events {
-            self.hear(event)?;
-        }
         while let Ok(event) = self.events.try_recv() {
             self.hear(Some(event))?;
         }
@@ -320,6 +301,11 @@ impl Intake {
         }
         self.watchers.clear();
         self.lease.release(Some(self.highest)).await?;
+        if !self.is_trusted || !self.ledger.is_covered() {
+            // Another server may lack what was written beyond the checkpoint (law 8): the next start
+            // must not take its timeline for a continuation.
+            return Ok(());
+        }
         store.finish(&self.pipeline, None).await?;
         Ok(())
     }
@@ -377,6 +363,24 @@ fn place_of(item: &Item) -> Option<Offset> {
         Item::Change(change) => Some(change.offset),
         Item::Clear { offset, .. } => Some(*offset),
         Item::Checkpoint(_) => None,
+    }
+}
+
+/// What the lanes told: settled changes go into the ledger, a durable position to the saver.
+fn heard(ledger: &mut Ledger, saver: &Saver, event: Option<Event>) -> Result<(), PipelineError> {
+    match event {
+        None => Err(PipelineError::Failed("the lanes have ended".to_owned())),
+        Some(Event::Halted(halt)) => Err(PipelineError::from(halt)),
+        Some(Event::Settled(settled)) => {
+            for (segment, ends) in settled {
+                let told = ledger.settle(segment, &ends);
+                told.map_err(|error| PipelineError::Failed(error.to_string()))?;
+            }
+            if let Some(position) = ledger.take_durable() {
+                saver.save(position);
+            }
+            Ok(())
+        }
     }
 }
 

@@ -67,7 +67,9 @@ impl Pipeline {
             Ok(uuids) => uuids,
             Err(error) => {
                 // Nothing was sent: what was clean stays clean, and the next start need not wait.
-                if clean && let Err(lost) = lease.release(None).await {
+                if lease.found_clean()
+                    && let Err(lost) = lease.release(None).await
+                {
                     tracing::warn!(error = %lost, "the lease was not given back");
                 }
                 return Err(error);
@@ -79,7 +81,7 @@ impl Pipeline {
 
         let letters = Arc::new(self.store.letters(&name, DEAD_LETTERS_BYTES).await?);
         let permit = lease.clone();
-        let quarantine = quarantine(clean, before.as_ref());
+        let quarantine = quarantine(lease.found_clean(), before.as_ref());
         let lanes = LaneSettings {
             lanes: self.config.target.lanes,
             bulk_bytes_max: self.config.target.bulk_bytes_max,
@@ -128,6 +130,8 @@ impl Pipeline {
             watched,
             watchers,
             clean,
+            // A first start has nothing to distrust.
+            is_trusted: clean || saved.position.is_none(),
             quarantine_ends: self.world.now() + quarantine.unwrap_or_default(),
             budget: self.budget.clone(),
             documents: Rate::default(),
@@ -224,11 +228,11 @@ fn refused(error: crate::target::TargetError) -> PipelineError {
     }
 }
 
-/// After an unclean end, requests of the last process may still be executed (law 3). A first start
-/// has nothing before it.
-fn quarantine(clean: bool, before: Option<&StateDocument>) -> Option<Duration> {
+/// After an unclean end, requests of the last process may still be executed (law 3); one that gave
+/// its lease back had all of them answered. A first start has nothing before it.
+fn quarantine(given_back: bool, before: Option<&StateDocument>) -> Option<Duration> {
     const QUARANTINE: Duration = Duration::from_secs(10);
-    (before.is_some() && !clean).then_some(QUARANTINE)
+    (before.is_some() && !given_back).then_some(QUARANTINE)
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -55,6 +55,8 @@ struct State {
     limit: usize,
     log: usize,
     read: usize,
+    /// The part of `log` that is set aside for good: nobody waits for it to end.
+    standing: usize,
     most: usize,
     waiting_log: VecDeque<Waiter>,
     waiting_read: VecDeque<Waiter>,
@@ -85,10 +87,10 @@ impl State {
         // A lowered limit starves nobody: what the full one would carry passes alone, the log's items
         // one at a time beside whatever reads hold.
         match class {
-            Class::Log => total || (self.log == 0 && self.used() + bytes <= self.full),
+            Class::Log => total || (self.log == self.standing && self.used() + bytes <= self.full),
             Class::Read => {
                 let share = self.read + bytes <= self.limit / 2;
-                (total && (share || self.read == 0)) || self.used() == 0
+                (total && (share || self.read == 0)) || self.used() == self.standing
             }
         }
     }
@@ -110,6 +112,7 @@ impl Budget {
             limit,
             log: 0,
             read: 0,
+            standing: 0,
             most: 0,
             waiting_log: VecDeque::new(),
             waiting_read: VecDeque::new(),
@@ -143,6 +146,17 @@ impl Budget {
         let mut place = Place { budget: self, turn };
         // The sender lives in the budget, which this call holds: it cannot be dropped unanswered.
         Ok((&mut place.turn).await.unwrap_or_else(|_| Charge::new(self.clone(), class, 0)))
+    }
+
+    /// Like [`Budget::reserve`] for the log, for what is set aside as long as the source or the
+    /// pipeline lives. It is held all the time, so it must not count as an item that will end: else a
+    /// lowered limit would let nothing pass beside it.
+    pub async fn set_aside(&self, bytes: usize) -> Result<Charge, BudgetError> {
+        let mut charge = self.reserve(Class::Log, bytes).await?;
+        charge.standing = bytes;
+        self.lock().standing += bytes;
+        self.serve();
+        Ok(charge)
     }
 
     /// An empty charge, to merge others into.
@@ -181,9 +195,10 @@ impl Budget {
         self.serve();
     }
 
-    fn release(&self, log: usize, read: usize) {
+    fn release(&self, log: usize, read: usize, standing: usize) {
         {
             let mut state = self.lock();
+            state.standing -= standing;
             state.log -= log;
             state.read -= read;
         }
@@ -251,13 +266,15 @@ pub struct Charge {
     budget: Budget,
     log: usize,
     read: usize,
+    /// The part of `log` that was set aside ([`Budget::set_aside`]); it is never split off.
+    standing: usize,
 }
 
 impl Charge {
     fn new(budget: Budget, class: Class, bytes: usize) -> Self {
         match class {
-            Class::Log => Self { budget, log: bytes, read: 0 },
-            Class::Read => Self { budget, log: 0, read: bytes },
+            Class::Log => Self { budget, log: bytes, read: 0, standing: 0 },
+            Class::Read => Self { budget, log: 0, read: bytes, standing: 0 },
         }
     }
 
@@ -268,17 +285,18 @@ impl Charge {
 
     /// Takes up to `bytes` out into a charge of their own.
     pub fn split(&mut self, bytes: usize) -> Charge {
-        let log = bytes.min(self.log);
+        let log = bytes.min(self.log - self.standing);
         let read = (bytes - log).min(self.read);
         self.log -= log;
         self.read -= read;
-        Charge { budget: self.budget.clone(), log, read }
+        Charge { budget: self.budget.clone(), log, read, standing: 0 }
     }
 
     /// Puts `other` in.
     pub fn merge(&mut self, mut other: Charge) {
         self.log += std::mem::take(&mut other.log);
         self.read += std::mem::take(&mut other.read);
+        self.standing += std::mem::take(&mut other.standing);
     }
 
     /// Gives back what is above `bytes`.
@@ -300,7 +318,7 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.bytes() > 0 {
-            self.budget.release(self.log, self.read);
+            self.budget.release(self.log, self.read, self.standing);
         }
     }
 }

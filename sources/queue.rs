@@ -168,14 +168,13 @@ impl Outgoing {
         if self.has_room_for(item) {
             return Ok(());
         }
-        self.flush()?;
-        self.charge = self.outlet.budget.nothing();
+        self.hand_over()?;
         self.charge = self.outlet.reserve(self.class, self.wanted_for(item)).await?;
         Ok(())
     }
 
     /// What to reserve (with [`Outlet::reserve`]) and give to [`Outgoing::refill`] before `item`
-    /// can be pushed. Who waits for it calls [`Outgoing::flush`] first.
+    /// can be pushed. Who waits for it calls [`Outgoing::hand_over`] first.
     pub fn wanted_for(&self, item: &Item) -> usize {
         let share = BATCH_BYTES.min(self.outlet.budget.full_limit() / 16);
         self.outlet.costs.of(item).max(share)
@@ -203,6 +202,14 @@ impl Outgoing {
     /// Whether there is anything to send.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// Hands over what was collected and gives back what was prepaid beyond it: whoever waits for
+    /// room holds nothing that only it could free.
+    pub fn hand_over(&mut self) -> Result<(), Closed> {
+        self.flush()?;
+        self.charge = self.outlet.budget.nothing();
+        Ok(())
     }
 
     /// Hands over what was collected, with its charge; what was prepaid beyond stays here.

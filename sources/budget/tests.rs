@@ -275,3 +275,19 @@ async fn tasks_that_wait_lose_patience_and_hold_all_get_to_their_end() {
     assert_eq!(budget.used(), 0);
     assert!(budget.most_used() <= FULL);
 }
+
+/// What is set aside never ends: beside it, a lowered limit must let one item of the log pass, or a
+/// held read would wait for a commit that is never read.
+#[tokio::test(start_paused = true)]
+async fn what_is_set_aside_does_not_count_as_an_item_under_way() {
+    let budget = Budget::new(1000);
+    let aside = budget.set_aside(60).await.unwrap();
+    let _held = budget.reserve(Class::Read, 400).await.unwrap();
+    budget.set_limit(125);
+    let one = now(&budget, Class::Log, 100);
+    let mut next = reserve(&budget, Class::Log, 100);
+    let waiting = tokio::time::timeout(Duration::from_millis(1), &mut next).await;
+    assert!(waiting.is_err(), "and only one");
+    drop((one, next, aside));
+    assert_eq!(budget.used(), 400);
+}

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use sources::budget::{Budget, BudgetError, Charge, Class};
+use sources::budget::{Budget, BudgetError, Charge};
 use sources::change::Table;
 use sources::position::Offset;
 use sources::world::BoxFuture;
@@ -31,7 +31,7 @@ pub(super) struct Barrier(Charge);
 impl Barrier {
     pub(super) async fn reserve(budget: &Budget) -> Result<Self, BudgetError> {
         let bytes = PAGE_BYTES.min(budget.full_limit() / 16);
-        budget.reserve(Class::Log, bytes).await.map(Self)
+        budget.set_aside(bytes).await.map(Self)
     }
 
     fn page(&self) -> usize {

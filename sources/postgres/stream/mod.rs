@@ -177,7 +177,7 @@ impl Stream {
     /// Reads until it is told to stop.
     pub(super) async fn run(mut self, begun: Option<Begin>) -> Result<(), SourceError> {
         let share = self.link.outlet.budget().full_limit() / 16;
-        let reserved = self.link.outlet.reserve(Class::Log, share).await;
+        let reserved = self.link.outlet.budget().set_aside(share).await;
         self.state.keys_charge = reserved.map_err(|error| super::rows::too_large_for_the_budget(&error))?;
         if self.position.inside.is_none() {
             // Before the first document: after a crash, a start without a checkpoint would find
@@ -407,7 +407,7 @@ impl Stream {
     async fn push_item(&mut self, item: Item) -> Result<(), SourceError> {
         if !self.state.outgoing.has_room_for(&item) {
             // What waits unsent would never be settled, and its bytes never come back.
-            self.state.outgoing.flush()?;
+            self.state.outgoing.hand_over()?;
             let wanted = self.state.outgoing.wanted_for(&item);
             let charge = self.reserve(wanted).await?;
             self.state.outgoing.refill(charge)?;

@@ -4,6 +4,7 @@
 mod giant;
 mod history;
 mod index;
+mod letters;
 mod reads;
 mod slot;
 mod stream;

@@ -144,8 +144,7 @@ impl PgReader {
             status: link.status.clone(),
             chunk_rows: config.chunk_rows as usize,
             document_bytes_max: config.document_bytes_max,
-            // One refetch beside the chunks.
-            sharers: config.readers as usize + 1,
+            sharers: config.readers as usize,
             more: tokio::sync::Notify::new(),
         });
         let passed = Arc::new(AtomicU64::new(opened.position.lsn.0));

@@ -38,6 +38,8 @@ const AGAIN_MOST: Duration = Duration::from_secs(1);
 /// Rows of a chunk, in bytes of what they cost: many small ones for each statement, and little to read
 /// again when a read was too early.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Rows of a refetch beside the largest one that may still come.
+const REFETCH_BYTES: usize = 1 << 20;
 /// What a row's memory has beside its values: an end for each of at most 1,600 columns, and its key,
 /// which an index holds and so has less than 8 KiB.
 const ROW_FRAME_BYTES: usize = 4 * 1600 + (8 << 10);
@@ -73,8 +75,8 @@ pub(super) struct Finished {
 pub(super) enum Purpose {
     /// The range's rows up to and with the key, or all of them.
     Chunk { range: RangeId, upto: Option<KeyText> },
-    /// As many of the oldest waiting keys.
-    Refetch { tickets: Vec<u64> },
+    /// The keys with these tickets; `last`: no others are left of their job.
+    Refetch { tickets: Vec<u64>, last: bool },
 }
 
 /// What came of a read.
@@ -122,7 +124,7 @@ pub(super) struct Reads {
     pub chunk_rows: usize,
     /// Most bytes of a row.
     pub document_bytes_max: usize,
-    /// Chunks and refetches that may be under way at once; each holds its share of the budget.
+    /// Chunks that may be under way at once; each holds its share of the budget.
     pub sharers: usize,
     /// Something may be to take again.
     pub more: Notify,
@@ -212,7 +214,7 @@ impl Reads {
         }
         let mut pause = AGAIN_FIRST;
         loop {
-            let charge = self.reserve().await?;
+            let charge = self.reserve(Class::Read, self.share()).await?;
             let id = self.begin(&table.info).await?;
             let select = sql::chunk(&table.info, &bounds);
             let read = self.read(connection, &table.info, &select, charge, 0).await?;
@@ -274,8 +276,8 @@ impl Reads {
         self.outlet.costs().of_values(self.document_bytes_max + ROW_FRAME_BYTES, 0)
     }
 
-    async fn reserve(&self) -> Result<Charge, SourceError> {
-        let reserved = self.outlet.reserve(Class::Read, self.share()).await;
+    async fn reserve(&self, class: Class, bytes: usize) -> Result<Charge, SourceError> {
+        let reserved = self.outlet.reserve(class, bytes).await;
         reserved.map_err(|error| rows::too_large_for_the_budget(&error))
     }
 
@@ -379,7 +381,8 @@ impl Reads {
         }
         let mut pause = AGAIN_FIRST;
         while !job.keys.is_empty() {
-            let charge = self.reserve().await?;
+            // On the log's account: what is read stands for its changes, and its checkpoints wait for it.
+            let charge = self.reserve(Class::Log, self.largest() + REFETCH_BYTES).await?;
             let id = self.begin(&job.table).await?;
             let select = sql::by_keys(&job.table, job.keys.iter().map(|(texts, ..)| texts));
             // A key without a row becomes a delete, and is paid for beforehand.
@@ -388,7 +391,9 @@ impl Reads {
             let read = self.read(connection, &job.table, &select, charge, deletes).await?;
             let (rest, read) = add_absent(&job, read);
             let tickets = job.keys.iter().filter(|key| !rest.contains(&key.2)).map(|key| key.2).collect();
-            let verdict = self.finish(id, read, &job.table, Purpose::Refetch { tickets }).await?;
+            let verdict = self
+                .finish(id, read, &job.table, Purpose::Refetch { tickets, last: rest.is_empty() })
+                .await?;
             if verdict == Verdict::Taken {
                 job.keys.retain(|key| rest.contains(&key.2));
                 pause = AGAIN_FIRST;

@@ -1,7 +1,6 @@
 //! Keys whose rows have to be read again, since their change did not carry every column (T07).
 //!
-//! A key is collected until the log is idle or a job is full, then it goes to the worker as one of a
-//! batch. Each has a ticket; a checkpoint waits until no older ticket is open, so nothing is
+//! A key is collected until the worker is free or a job is full, then it goes to it as one of a batch. Each has a ticket; a checkpoint waits until no older ticket is open, so nothing is
 //! acknowledged before its row has entered the stream.
 
 use std::collections::BTreeMap;
@@ -23,6 +22,8 @@ pub(super) struct Refetches {
     worker: mpsc::UnboundedSender<Refetch>,
     /// Collected, by table.
     collected: Vec<Refetch>,
+    /// Jobs that the worker has.
+    sent: usize,
     /// Tickets whose rows have not entered the stream, with their bytes.
     open: BTreeMap<u64, usize>,
     bytes: usize,
@@ -31,7 +32,7 @@ pub(super) struct Refetches {
 
 impl Refetches {
     pub(super) fn new(worker: mpsc::UnboundedSender<Refetch>) -> Self {
-        Self { worker, collected: Vec::new(), open: BTreeMap::new(), bytes: 0, next: 0 }
+        Self { worker, collected: Vec::new(), sent: 0, open: BTreeMap::new(), bytes: 0, next: 0 }
     }
 
     /// A row to read again.
@@ -55,20 +56,26 @@ impl Refetches {
         }
     }
 
-    /// Hands everything collected to the worker.
-    pub(super) fn send_all(&mut self) {
+    /// Hands everything collected to the worker, if it has nothing to do: many keys for each statement.
+    pub(super) fn send_if_free(&mut self) {
+        if self.sent > 0 {
+            return;
+        }
         for job in std::mem::take(&mut self.collected) {
             self.send(job);
         }
     }
 
-    fn send(&self, job: Refetch) {
+    fn send(&mut self, job: Refetch) {
+        self.sent += 1;
         // A worker that has gone has said why; the reader hears it.
         let _ = self.worker.send(job);
     }
 
-    /// These rows have entered the stream, or the log's own later image has.
-    pub(super) fn done(&mut self, tickets: &[u64]) {
+    /// These rows have entered the stream, or the log's own later image has; `job` tells that they were
+    /// the last of their job.
+    pub(super) fn done(&mut self, tickets: &[u64], job: bool) {
+        self.sent -= usize::from(job);
         for ticket in tickets {
             self.bytes -= self.open.remove(ticket).unwrap_or(0);
         }

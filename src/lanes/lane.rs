@@ -13,6 +13,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sources::budget::Charge;
 use sources::world::{BoxFuture, Moment};
 use tokio::sync::{mpsc, oneshot};
@@ -322,7 +323,7 @@ impl Lane {
                 id: action.id().into(),
                 version: action.version,
                 reason: dead.reason,
-                body: None,
+                body: dead.whole.then(|| Bytes::copy_from_slice(&action.data)),
                 bytes: dead.bytes,
             };
             self.shared.surroundings.dead_letters.keep(letter).await.map_err(letter_halt)?;

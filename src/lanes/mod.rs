@@ -60,6 +60,8 @@ pub enum Kind {
 pub struct Dead {
     /// For the letter.
     pub reason: String,
+    /// Whether the action's data is whole, its document with it: then the letter keeps it.
+    pub whole: bool,
     /// Bytes of the row on the wire.
     pub bytes: u64,
 }

@@ -60,6 +60,9 @@ pub struct Shape {
     scratch: Vec<u8>,
 }
 
+/// What of an action's charge is for the lane's entry and its place in the index.
+const ENTRY_BYTES: usize = 200;
+
 /// A scratch buffer larger than this is given back: one maximal document must not pin it.
 const SCRATCH_KEPT: usize = 1 << 20;
 
@@ -165,8 +168,10 @@ impl Shape {
         let row = change.row();
         let id = plan.begin(scratch, row, matches!(change.op, Op::Put(_)));
         plan.end_line(scratch, version);
-        let dead = |reason: String| Kind::Dead(Box::new(Dead { reason, bytes: row.heap_bytes() as u64 }));
-        let kind = match (&change.op, &id.plain_bytes) {
+        let whole = matches!(change.op, Op::Put(_));
+        let dead =
+            |reason: String| Kind::Dead(Box::new(Dead { reason, whole, bytes: row.heap_bytes() as u64 }));
+        let mut kind = match (&change.op, &id.plain_bytes) {
             (_, None) => dead(format!("a column of the key of {} is unknown", shape.table)),
             (_, Some(0)) => dead("the id is empty, and the target takes no empty id".into()),
             (_, Some(bytes)) if *bytes > ID_BYTES_MAX => {
@@ -174,14 +179,22 @@ impl Shape {
             }
             (Op::TooLarge { bytes, .. }, _) => {
                 let reason = format!("the row has {bytes} bytes, more than memory.document_bytes_max");
-                Kind::Dead(Box::new(Dead { reason, bytes: *bytes }))
+                Kind::Dead(Box::new(Dead { reason, whole, bytes: *bytes }))
             }
             (Op::Delete(_), _) => Kind::Delete,
-            (Op::Put(row), _) => {
-                plan.document(scratch, row);
-                Kind::Put
-            }
+            (Op::Put(_), _) => Kind::Put,
         };
+        let line = scratch.len();
+        if let Op::Put(row) = &change.op {
+            plan.document(scratch, row);
+        }
+        if let Kind::Dead(dead) = &mut kind
+            && scratch.len() + ENTRY_BYTES > entered.charge
+        {
+            // The escapes of an id that is far too long are not paid for.
+            scratch.truncate(line);
+            dead.whole = false;
+        }
         let action = Action {
             index: number as u32,
             id_at: id.start as u32,

@@ -41,11 +41,16 @@ impl Stream {
             .current
             .as_ref()
             .is_some_and(|current| current.changes >= current.marked + PREFIX_EVERY);
-        if !due || self.state.candidate.is_some() {
+        if !due {
             return Ok(());
         }
+        // It lasts: reads that do not see it would hold their share of the budget until its end.
+        self.unhold();
         if let Some(current) = &mut self.state.current {
             current.marked = current.changes;
+        }
+        if self.state.candidate.is_some() {
+            return Ok(());
         }
         self.checkpoint().await
     }

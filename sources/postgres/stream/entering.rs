@@ -40,12 +40,10 @@ impl Stream {
     pub(super) async fn wait_for_reads(&mut self) -> Result<(), SourceError> {
         while self.state.merge.changed_bytes() + self.state.refetches.bytes() > self.state.keys_charge.bytes()
         {
-            self.state.refetches.send_all();
+            self.state.refetches.send_if_free();
             self.state.outgoing.flush()?;
             // A held read would wait for the end of this transaction, which waits for it.
-            for id in self.state.merge.unhold() {
-                self.answer_again(id);
-            }
+            self.unhold();
             tokio::select! {
                 biased;
                 () = self.link.stop.told() => return Err(SourceError::Closed),
@@ -54,6 +52,13 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Reads that wait for the end of the transaction are taken again; then they see it.
+    pub(super) fn unhold(&mut self) {
+        for id in self.state.merge.unhold() {
+            self.answer_again(id);
+        }
     }
 
     pub(super) fn answer_again(&mut self, id: ReadId) {
@@ -136,9 +141,10 @@ impl Stream {
                     }));
                 }
             }
-            Purpose::Refetch { tickets } => {
+            Purpose::Refetch { tickets, last } => {
                 refetched = count;
-                self.state.refetches.done(&tickets);
+                self.state.refetches.done(&tickets, last);
+                self.state.refetches.send_if_free();
             }
         }
         self.link.status.send_modify(|status| {

@@ -252,7 +252,7 @@ impl Stream {
         }
         self.wait_for_reads().await?;
         self.checkpoint_if_due(true).await?;
-        self.state.refetches.send_all();
+        self.state.refetches.send_if_free();
         self.state.outgoing.flush()?;
         Ok(())
     }

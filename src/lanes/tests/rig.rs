@@ -353,7 +353,7 @@ impl Rig {
     }
 
     pub(super) async fn dead(&mut self, id: &str, version: u64) {
-        let dead = Dead { reason: "too large".into(), bytes: 1 << 30 };
+        let dead = Dead { reason: "too large".into(), whole: false, bytes: 1 << 30 };
         let action = self.action(id, version, Kind::Dead(Box::new(dead)), "");
         self.submit(vec![action]).await;
     }

@@ -10,7 +10,7 @@
 //! - what is pending is coalesced to the newest of its place, what is in flight never is; a
 //!   superseded change is settled only when the one that took its place is (law 4);
 //! - while a request may still be executed unseen, its places take only the same image again or a
-//!   put of a strictly higher version ([`taint`]);
+//!   put of a strictly higher version (`taint`);
 //! - every action ends as exactly one of law 6's ends, told once, after its dead letter is durable
 //!   or removed;
 //! - the bytes of an action are charged until its request is answered (law 5).

@@ -21,7 +21,7 @@ impl Http {
         });
         // No connection is kept: runtimes end with their tests, servers are restarted under way.
         let client =
-            Client::builder().pool_max_idle_per_host(0).timeout(Duration::from_secs(60)).no_proxy().build();
+            Client::builder().pool_max_idle_per_host(0).timeout(Duration::from_secs(180)).no_proxy().build();
         Self { base: format!("http://127.0.0.1:{port}"), client: client.unwrap() }
     }
 

@@ -145,6 +145,14 @@ impl Pair {
         self.http.count(&self.index(table), json!({ "match_all": {} })).await
     }
 
+    /// Waits until the index of a table holds so many documents or more.
+    pub(crate) async fn wait_for_documents_at_least(&mut self, table: &str, count: u64) {
+        poll_until(&format!("{count} documents of {table} or more"), PATIENCE, async || {
+            (self.documents(table).await >= count).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until the index of a table holds so many documents.
     pub(crate) async fn wait_for_documents(&mut self, table: &str, count: u64) {
         poll_until(&format!("{count} documents of {table}"), PATIENCE, async || {

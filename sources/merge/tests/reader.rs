@@ -258,7 +258,7 @@ impl Reader {
 
     pub(super) fn checkpoint(&mut self) {
         // Behind an event that a refetch has yet to bring, nothing is complete.
-        if self.needed.is_empty() && self.within.is_none_or(|at| at >= self.skip) {
+        if self.needed.is_empty() && self.within.unwrap_or(0) >= self.skip {
             let (passed, place, prefix) = (self.passed, self.last_end, self.within);
             self.out.push_back(Item::Checkpoint(Checkpoint {
                 passed,

@@ -242,6 +242,8 @@ impl Stream {
         if self.world.now().saturating_sub(self.state.last_feedback) > FEEDBACK_EVERY {
             self.feedback(true).await?;
         }
+        // A log that is never idle must not keep keys from the worker: checkpoints wait for them.
+        self.state.refetches.send_if_free();
         self.wait_for_reads().await
     }
 

@@ -20,7 +20,7 @@ use crate::lease::{Claim, Lease, Waiting};
 use crate::retry::{Halt, backoff};
 use crate::shape::Shape;
 use crate::store::{Saved, Store};
-use crate::target::elasticsearch::{self, Elasticsearch};
+use crate::target::elasticsearch::Elasticsearch;
 use crate::target::{IndexSpec, IndexState, StateDocument};
 
 /// The most bytes that dead letters may hold on the disk.
@@ -45,7 +45,7 @@ impl Pipeline {
 
     async fn prepare(&self) -> Result<Started, PipelineError> {
         let name = self.config.pipeline.name.clone();
-        let settings = client_settings(&self.config.target);
+        let settings = self.config.target.client_settings();
         let target: SharedTarget =
             Arc::new(Elasticsearch::new(settings, self.world.clone()).map_err(refused)?);
         let saved = self.store.load(&name).await?;
@@ -205,18 +205,6 @@ fn specs(shape: &Shape, pipeline: &str) -> Vec<IndexSpec> {
         shape_hash: shape.shape_hash(number),
     };
     shape.indices().iter().enumerate().map(spec).collect()
-}
-
-fn client_settings(target: &crate::config::TargetSettings) -> elasticsearch::Settings {
-    let secret = |secret: &crate::config::Secret| secrecy::SecretString::from(secret.expose().to_owned());
-    let auth = match &target.auth {
-        crate::config::Auth::None => elasticsearch::Auth::None,
-        crate::config::Auth::Basic { username, password } => {
-            elasticsearch::Auth::Basic { username: username.clone(), password: secret(password) }
-        }
-        crate::config::Auth::ApiKey(key) => elasticsearch::Auth::ApiKey(secret(key)),
-    };
-    elasticsearch::Settings { auth, ..elasticsearch::Settings::new(target.nodes.clone()) }
 }
 
 fn refused(error: crate::target::TargetError) -> PipelineError {

@@ -154,9 +154,11 @@ transport=$((port <= 65435 ? port + 100 : port - 100))
 run=()
 [[ -z ${STOP_WITH_PARENT:-} ]] || run=(setpriv --pdeathsig=TERM)
 cd "$data"
-# The serial collector and the first compiler suit a short life on two cores.
+# The serial collector and the first compiler suit a short life on two cores. How full a shared disk is must not decide
+# whether a node takes a shard: above 85 % it would leave each new index without one, and tests would wait for ever.
 exec ${run[@]+"${run[@]}"} "$JAVA/bin/java" -Xms"${HEAP:-512m}" -Xmx"${HEAP:-512m}" \
   -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dfile.encoding=UTF-8 -Djava.awt.headless=true \
   -Djava.io.tmpdir="$data/tmp" "${jvm[@]}" "${paths[@]}" rowtide.servers.SearchNode "$home" "$data/config" \
   path.data="$data/data" path.logs="$data/logs" cluster.name="$name" node.name="$name" network.host=127.0.0.1 \
-  http.port="$port" transport.port="$transport" discovery.type=single-node "$@"
+  http.port="$port" transport.port="$transport" discovery.type=single-node \
+  cluster.routing.allocation.disk.threshold_enabled=false "$@"

@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::mutant::{Rule, is_left_out};
+
 /// For whom bytes are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -131,7 +133,7 @@ impl Budget {
                 Class::Log => !state.waiting_log.is_empty(),
                 Class::Read => !state.waiting_log.is_empty() || !state.waiting_read.is_empty(),
             };
-            if !must_queue && state.fits(class, bytes) {
+            if (!must_queue && state.fits(class, bytes)) || is_left_out(Rule::BudgetIsWaitedFor) {
                 state.add(class, bytes);
                 return Ok(Charge::new(self.clone(), class, bytes));
             }
@@ -234,9 +236,8 @@ impl Budget {
             };
             let (Some(waiter), class, bytes) = next else { return };
             let charge = Charge::new(self.clone(), class, bytes);
-            if let Err(returned) = waiter.granted.send(charge) {
-                returned.forget_into(self);
-            }
+            // Whoever has gone just now gives it back, and the lines are served with it.
+            drop(waiter.granted.send(charge));
         }
     }
 
@@ -302,16 +303,7 @@ impl Charge {
     /// Gives back what is above `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let spare = self.bytes().saturating_sub(bytes);
-        if spare > 0 {
-            drop(self.split(spare));
-        }
-    }
-
-    /// Gives the bytes back without serving the lines: the caller is serving them.
-    fn forget_into(mut self, budget: &Budget) {
-        let mut state = budget.lock();
-        state.log -= std::mem::take(&mut self.log);
-        state.read -= std::mem::take(&mut self.read);
+        drop(self.split(spare));
     }
 }
 

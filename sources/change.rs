@@ -1,6 +1,6 @@
 //! What a source says: keyed rows whose values are JSON already, and the order they come in.
 //!
-//! A [`Row`] is one allocation: the end of each column's value, then the values as JSON text. So a
+//! A [`Row`] is one allocation: the values as JSON text, then the end of each column's value. So a
 //! value is decoded once, from the wire to the bytes that the target receives, and a document is
 //! made by copying slices.
 
@@ -74,7 +74,7 @@ impl Table {
 /// The values of one row, JSON already. A column can be absent: unknown, never null.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Row {
-    /// `count` little-endian u32 ends (the top bit: absent), then the values one after another.
+    /// The values one after another, then `count` little-endian u32 ends (the top bit: absent).
     data: Box<[u8]>,
     columns: u16,
 }
@@ -97,8 +97,7 @@ impl Row {
             0 => 0,
             _ => self.end(column - 1)? & !ABSENT,
         };
-        let values = &self.data[self.columns() * 4..];
-        values.get(start as usize..end as usize)
+        self.data.get(start as usize..end as usize)
     }
 
     /// Bytes of memory behind this row, the row's own struct not counted.
@@ -107,8 +106,9 @@ impl Row {
     }
 
     fn end(&self, column: usize) -> Option<u32> {
-        let bytes = self.data.get(column * 4..column * 4 + 4)?;
-        (column < self.columns()).then(|| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        let ends = &self.data[self.data.len() - self.columns() * 4..];
+        let bytes = ends.get(column * 4..column * 4 + 4)?;
+        Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
 }
 
@@ -118,6 +118,9 @@ impl std::fmt::Debug for Row {
         write!(f, "Row({} columns, {} bytes)", self.columns, self.data.len())
     }
 }
+
+/// Bytes of values from which on a row takes them instead of copying them.
+const TAKEN_WHOLE: usize = 64 << 10;
 
 /// Collects one row after another; its buffers are kept, so that a row costs one allocation.
 #[derive(Default)]
@@ -133,7 +136,7 @@ impl RowBuilder {
         self.values.clear();
         // One maximal value must not pin its memory for ever (law 5).
         if self.values.capacity() > 1 << 20 {
-            self.values.shrink_to(1 << 16);
+            self.values = Vec::new();
         }
     }
 
@@ -162,13 +165,25 @@ impl RowBuilder {
         self.ends.is_empty()
     }
 
-    /// The row, in exactly the memory that it needs; the builder is empty again.
+    /// The row, in exactly the memory that it needs; the builder is empty again. The values of a large
+    /// row are not copied: it is never held twice.
     pub fn finish(&mut self) -> Row {
-        let mut data = Vec::with_capacity(self.ends.len() * 4 + self.values.len());
+        let bytes = self.values.len() + self.ends.len() * 4;
+        let mut data = match self.values.len() > TAKEN_WHOLE {
+            true => {
+                let mut values = std::mem::take(&mut self.values);
+                values.reserve_exact(self.ends.len() * 4);
+                values
+            }
+            false => {
+                let mut data = Vec::with_capacity(bytes);
+                data.extend_from_slice(&self.values);
+                data
+            }
+        };
         for end in &self.ends {
             data.extend_from_slice(&end.to_le_bytes());
         }
-        data.extend_from_slice(&self.values);
         let row = Row { data: data.into_boxed_slice(), columns: self.ends.len() as u16 };
         self.clear();
         row

@@ -6,7 +6,12 @@
 
 pub mod budget;
 pub mod change;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod merge;
+#[doc(hidden)]
+pub mod mutant;
 pub mod position;
 pub mod queue;
 pub mod source;

@@ -23,6 +23,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::change::Key;
+use crate::mutant::{Rule, is_left_out};
 
 /// What a read saw, in the database's own notion: PostgreSQL's `pg_current_snapshot()`, a GTID set.
 pub trait Snapshot {
@@ -103,6 +104,9 @@ impl<S: Snapshot, R> Merge<S, R> {
     /// After a restart within a transaction the events that are skipped are not told: the reads
     /// that begin now see that transaction, and the skipped event brings nothing in their place.
     pub fn change(&mut self, key: &Key) -> bool {
+        if is_left_out(Rule::ChangedRowsAreDropped) {
+            return false;
+        }
         let mut displaces = false;
         let table = key.table();
         for read in self.reads.values_mut().filter(|read| read.table == table && !read.cleared) {
@@ -121,6 +125,9 @@ impl<S: Snapshot, R> Merge<S, R> {
 
     /// The reader passes a change of every key of the table (TRUNCATE).
     pub fn clear(&mut self, table: u32) {
+        if is_left_out(Rule::ClearDropsAll) {
+            return;
+        }
         for read in self.reads.values_mut().filter(|read| read.table == table) {
             if let Some(held) = &mut read.held {
                 held.displace_all();
@@ -167,7 +174,8 @@ impl<S: Snapshot, R> Merge<S, R> {
         };
         self.changed_bytes -= bytes_of(&read.changed);
         self.forget(snapshot);
-        if !read.must_see.iter().all(|transaction| snapshot.sees(transaction)) {
+        let sees_all = read.must_see.iter().all(|transaction| snapshot.sees(transaction));
+        if !sees_all && !is_left_out(Rule::ReadsMustSee) {
             return Finish::Again;
         }
         let total = rows.len() as u64;

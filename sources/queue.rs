@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::budget::{Budget, BudgetError, Charge, Class};
 use crate::change::{Change, Item, Op, Table};
+use crate::position::Position;
 
 /// Memory that an item costs beside its values: the item itself, the allocator's rounding, the
 /// lane's entry and its place in the lane's index.
@@ -40,11 +41,16 @@ impl Costs {
         ITEM_BYTES + self.render_bytes + bytes + key_bytes
     }
 
+    /// Bytes to charge for a position, until it is durable.
+    pub fn of_checkpoint(&self, position: &Position) -> usize {
+        ITEM_BYTES + position.as_text().len()
+    }
+
     /// Bytes to charge for any item.
     pub fn of(&self, item: &Item) -> usize {
         match item {
             Item::Change(change) => self.of_change(change),
-            Item::Checkpoint(position) => ITEM_BYTES + position.as_text().len(),
+            Item::Checkpoint(position) => self.of_checkpoint(position),
             Item::Clear { .. } => ITEM_BYTES,
         }
     }
@@ -180,11 +186,6 @@ impl Outgoing {
         self.outlet.costs.of(item).max(share)
     }
 
-    /// The class its charges belong to.
-    pub fn class(&self) -> Class {
-        self.class
-    }
-
     /// Sends what is there and goes on with `charge`.
     pub fn refill(&mut self, charge: Charge) -> Result<(), Closed> {
         self.flush()?;
@@ -197,11 +198,6 @@ impl Outgoing {
         self.used += self.outlet.costs.of(&item);
         debug_assert!(self.used <= self.charge.bytes(), "an item was pushed without its charge");
         self.items.push(item);
-    }
-
-    /// Whether there is anything to send.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
     }
 
     /// Hands over what was collected and gives back what was prepaid beyond it: whoever waits for

@@ -41,12 +41,12 @@ pub type SharedWorld = Arc<dyn World>;
 #[must_use = "dropping a task ends it"]
 pub struct Task {
     done: oneshot::Receiver<()>,
-    abort: Option<Box<dyn FnOnce() + Send>>,
+    abort: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl Task {
     /// A task whose end is told by `done` and which `abort` ends.
-    pub fn new(done: oneshot::Receiver<()>, abort: Box<dyn FnOnce() + Send>) -> Self {
+    pub fn new(done: oneshot::Receiver<()>, abort: Box<dyn FnOnce() + Send + Sync>) -> Self {
         Self { done, abort: Some(abort) }
     }
 

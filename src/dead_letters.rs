@@ -13,6 +13,8 @@ use bytes::Bytes;
 use sources::position::Version;
 use sources::world::BoxFuture;
 
+use crate::retry::Halt;
+
 /// A change that was refused, with all that is known of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -58,6 +60,20 @@ pub enum DeadLetterError {
     },
 }
 
+impl From<DeadLetterError> for Halt {
+    fn from(error: DeadLetterError) -> Self {
+        let (state, hint) = match &error {
+            DeadLetterError::Full { .. } => {
+                ("dead-letters-full", "look at their reasons: most likely the mapping does not fit the table")
+            }
+            DeadLetterError::Store { .. } => {
+                ("store-failed", "look at the data directory: its disk may be full")
+            }
+        };
+        Self { state, what: error.to_string(), hint: hint.into() }
+    }
+}
+
 /// Where dead letters are kept.
 pub trait DeadLetters: Send + Sync {
     /// Makes a letter durable; an older one of the same place gives way to it.
@@ -75,4 +91,8 @@ pub trait DeadLetters: Send + Sync {
         id: &'a [u8],
         version: Version,
     ) -> BoxFuture<'a, Result<(), DeadLetterError>>;
+
+    /// Every place of the alias was changed with this version (TRUNCATE): its letters of at most this
+    /// version are removed, durably.
+    fn cleared<'a>(&'a self, index: &'a str, version: Version) -> BoxFuture<'a, Result<(), DeadLetterError>>;
 }

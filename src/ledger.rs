@@ -20,6 +20,8 @@
 
 use std::collections::BTreeMap;
 
+use sources::budget::Charge;
+use sources::mutant::{Rule, is_left_out};
 use sources::position::Position;
 
 /// The number of a piece of the stream between two checkpoints.
@@ -92,7 +94,15 @@ struct Segment {
     /// Never 0: a settled segment is gone, its position handed to the one before it.
     outstanding: u64,
     /// Durable as soon as this segment and all before it are settled.
+    sealed: Sealed,
+}
+
+/// A position with the charge that covers it: with many tables it has tens of kilobytes, and a target
+/// that does not answer for hours would make it thousands of them (law 5).
+#[derive(Debug)]
+struct Sealed {
     position: Position,
+    _charge: Option<Charge>,
 }
 
 /// What has entered, what has settled, and which position that makes durable.
@@ -107,7 +117,7 @@ pub struct Ledger {
     /// Something entered since the last checkpoint, settled or not.
     beyond: bool,
     /// Durable and not yet taken.
-    durable: Option<Position>,
+    durable: Option<Sealed>,
     counts: Counts,
 }
 
@@ -132,17 +142,26 @@ impl Ledger {
 
     /// A checkpoint: everything that entered before it, once settled, makes `position` durable.
     pub fn seal(&mut self, position: Position) {
+        self.seal_as(Sealed { position, _charge: None });
+    }
+
+    /// The same, with the charge that covers the position as long as it is kept here.
+    pub fn seal_charged(&mut self, position: Position, charge: Charge) {
+        self.seal_as(Sealed { position, _charge: Some(charge) });
+    }
+
+    fn seal_as(&mut self, sealed: Sealed) {
         self.beyond = false;
         if self.open > 0 {
             let outstanding = std::mem::take(&mut self.open);
-            self.sealed.insert(self.current, Segment { outstanding, position });
+            self.sealed.insert(self.current, Segment { outstanding, sealed });
             self.current += 1;
             return;
         }
         // Nothing is outstanding in it: it becomes durable together with the one before it.
         match self.sealed.last_entry() {
-            Some(mut before) => before.get_mut().position = position,
-            None => self.durable = Some(position),
+            Some(mut before) => before.get_mut().sealed = sealed,
+            None => self.durable = Some(sealed),
         }
     }
 
@@ -168,15 +187,15 @@ impl Ledger {
         }
         let Some(ended) = self.sealed.remove(&segment.0) else { return Ok(()) };
         match self.sealed.range_mut(..segment.0).next_back() {
-            Some((_, before)) => before.position = ended.position,
-            None => self.durable = Some(ended.position),
+            Some((_, before)) if !is_left_out(Rule::EarlierSegmentsCount) => before.sealed = ended.sealed,
+            _ => self.durable = Some(ended.sealed),
         }
         Ok(())
     }
 
     /// The newest durable position, if there is one that was not taken yet.
     pub fn take_durable(&mut self) -> Option<Position> {
-        self.durable.take()
+        self.durable.take().map(|sealed| sealed.position)
     }
 
     /// Segments that are kept in memory: those with something outstanding, and the open one.
@@ -314,6 +333,49 @@ mod tests {
         assert_eq!(refused, NotEntered { segment: first, settled: 1, outstanding: 0 });
         assert!(ledger.settle(ledger.segment(), &written(1)).is_err());
         assert_eq!(ledger.counts().in_flight(), 1);
+    }
+
+    /// Law 5: a position is paid for as long as it is kept, and no longer.
+    #[test]
+    fn a_kept_position_keeps_its_charge() {
+        use sources::budget::{Budget, Class};
+        let budget = Budget::new(1 << 20);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let charge = || runtime.block_on(budget.reserve(Class::Log, 1000)).unwrap();
+        let mut ledger = Ledger::new();
+        let first = ledger.enter(1);
+        ledger.seal_charged(at(1), charge());
+        let second = ledger.enter(1);
+        ledger.seal_charged(at(2), charge());
+        assert_eq!(budget.used(), 2000);
+        ledger.seal_charged(at(3), charge());
+        assert_eq!(budget.used(), 2000, "one position stands for another");
+        ledger.settle(second, &written(1)).unwrap();
+        assert_eq!(budget.used(), 1000, "merged into the one before it");
+        ledger.settle(first, &written(1)).unwrap();
+        assert_eq!(ledger.take_durable(), Some(at(3)));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn each_way_to_end_is_counted_and_settles() {
+        let mut ledger = Ledger::new();
+        let ends = Ends { written: 1, stale: 2, superseded: 4, filtered: 8, dead_lettered: 16 };
+        for _ in 0..2 {
+            let segment = ledger.enter(31);
+            ledger.settle(segment, &ends).unwrap();
+            assert_eq!(ledger.counts().in_flight(), 0);
+        }
+        let twice = Ends { written: 2, stale: 4, superseded: 8, filtered: 16, dead_lettered: 32 };
+        assert_eq!(ledger.counts(), Counts { read: 62, ends: twice });
+    }
+
+    #[test]
+    fn where_nothing_entered_the_last_checkpoint_still_covers_everything() {
+        let mut ledger = Ledger::new();
+        ledger.seal(at(1));
+        assert_eq!(ledger.enter(0), ledger.segment());
+        assert!(ledger.is_covered());
     }
 
     #[derive(Clone, Debug)]

@@ -3,6 +3,9 @@
 pub mod cli;
 pub mod config;
 pub mod dead_letters;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod lanes;
 pub mod lease;
 pub mod ledger;

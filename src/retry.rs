@@ -10,6 +10,8 @@
 
 use std::time::Duration;
 
+use sources::mutant::{Rule, is_left_out};
+
 use crate::target::TargetError;
 
 /// The first wait after a failure: long enough for a refused burst to pass.
@@ -103,6 +105,8 @@ fn judge_item(status: u16, kind: &str, reason: &str, index: &str) -> Verdict {
     let why = || format!("the target answers {status} {kind} for the index {index}");
     let dead = || Verdict::DeadLetter { reason: format!("{status} {kind}: {reason}") };
     match (status, kind) {
+        (429, _) if is_left_out(Rule::BusyIsAskedAgain) => dead(),
+        (400, _) if is_left_out(Rule::PoisonIsDeadLettered) => again(Duration::ZERO, why()),
         // A block says 403, 429 or 503 by its cause: flood stage, read-only, no master (any status).
         (_, "cluster_block_exception") => again(BLOCKED, why()),
         // Refused for want of room. OpenSearch spells the first one without its prefix.

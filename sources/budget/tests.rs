@@ -47,7 +47,7 @@ fn a_waiter_that_leaves_lets_those_behind_it_pass() {
     let read = granted(&mut read).expect("nobody is before it");
     assert_eq!(budget.used(), 14);
     drop((held, read));
-    assert_eq!(budget.used(), 0);
+    assert_eq!((budget.used(), budget.most_used()), (0, 14));
 }
 
 #[test]
@@ -81,6 +81,31 @@ fn an_item_that_its_class_cannot_count_on_is_refused_with_the_way_out() {
         );
     }
     assert_eq!(now(&budget, Class::Log, 50).bytes(), 50);
+}
+
+#[test]
+fn charges_are_merged_and_split_by_what_may_end() {
+    let budget = Budget::new(1000);
+    let mut charge = now(&budget, Class::Log, 100);
+    charge.merge(now(&budget, Class::Read, 50));
+    assert_eq!((charge.bytes(), charge.log, charge.read, budget.used()), (150, 100, 50, 150));
+    let Poll::Ready(Ok(aside)) = poll(&mut pin!(budget.set_aside(60))) else { panic!("there is room") };
+    charge.merge(aside);
+    assert_eq!((charge.bytes(), charge.standing), (210, 60));
+    // What is set aside is never split off, however much is asked for.
+    let split = charge.split(1000);
+    assert_eq!((split.log, split.read, split.standing), (100, 50, 0));
+    assert_eq!((charge.bytes(), charge.split(1).bytes()), (60, 0));
+    drop(split);
+    assert_eq!(budget.used(), 60);
+    drop(charge);
+    assert_eq!((budget.used(), budget.lock().standing), (0, 0));
+
+    let mut charge = now(&budget, Class::Log, 100);
+    for (most, held) in [(30, 30), (40, 30), (0, 0)] {
+        charge.shrink_to(most);
+        assert_eq!((charge.bytes(), budget.used()), (held, held));
+    }
 }
 
 /// What a random task does next.
@@ -290,4 +315,8 @@ async fn what_is_set_aside_does_not_count_as_an_item_under_way() {
     assert!(waiting.is_err(), "and only one");
     drop((one, next, aside));
     assert_eq!(budget.used(), 400);
+    // And when it has ended it sets nothing aside: again one item passes, and only one.
+    let one = now(&budget, Class::Log, 100);
+    assert!(granted(&mut reserve(&budget, Class::Log, 100)).is_none());
+    drop(one);
 }

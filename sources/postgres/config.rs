@@ -10,6 +10,12 @@ use crate::{Problem, Settings};
 
 use url::Url;
 
+/// For the fuzz targets, which may not see the url's module.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_url(text: &str) -> Result<(), String> {
+    Url::parse(text).map(drop).map_err(|fault| fault.to_string())
+}
+
 /// Rows a chunk may hold at the most, when nothing is said.
 const CHUNK_ROWS: u32 = 5000;
 /// More rows would only make the time longer in which changed keys are held.

@@ -7,7 +7,7 @@ impl WireError {
     /// The failure as the source's, with what was being done, as in "read the log".
     pub(super) fn into_source(self, context: &'static str) -> SourceError {
         match self {
-            Self::Io { .. } | Self::Protocol(_) | Self::Timeout { .. } => {
+            Self::Io { .. } | Self::Protocol(_) | Self::Timeout { .. } | Self::Silent { .. } => {
                 SourceError::Wait { context, reason: self.to_string() }
             }
             Self::Auth(what) => SourceError::Halt {

@@ -29,6 +29,8 @@ mod check;
 mod config;
 mod decode;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(all(test, feature = "live"))]
 mod live;
 mod lsn;

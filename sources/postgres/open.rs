@@ -29,6 +29,8 @@ use crate::world::SharedWorld;
 
 /// How often the server is asked where its log ends, while nothing comes.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+/// A server that was asked so often, for a minute, and said nothing is gone.
+const UNANSWERED_MOST: u32 = 600;
 /// How long connecting may take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -348,15 +350,24 @@ impl Opened {
         let beyond = self.position.inside.as_ref().map_or(until, |inside| Lsn(inside.lsn.0 + 1));
         let mut due = self.position.last_commit.clone().filter(|commit| commit.lsn >= confirmed);
         self.connection.send_status(confirmed, confirmed, confirmed, true).await.map_err(wrong)?;
+        let mut unanswered = 0;
         loop {
             let limit = self.document_bytes_max;
             let step = match self.connection.parse_copy(limit, &mut |_| Vec::new()).map_err(wrong)? {
                 None => {
                     tokio::select! {
                         biased;
-                        filled = self.connection.fill() => filled.map_err(wrong)?,
+                        filled = self.connection.fill() => {
+                            filled.map_err(wrong)?;
+                            unanswered = 0;
+                        }
                         // An idle server says where its log ends only when it is asked.
                         () = self.world.sleep(ASK_EVERY) => {
+                            unanswered += 1;
+                            if unanswered > UNANSWERED_MOST {
+                                let seconds = (ASK_EVERY * UNANSWERED_MOST).as_secs();
+                                return Err(wrong(super::wire::WireError::Silent { seconds }));
+                            }
                             self.connection.send_status(confirmed, confirmed, confirmed, true).await.map_err(wrong)?;
                         }
                     }

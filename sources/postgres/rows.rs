@@ -1,12 +1,16 @@
 //! From the server's text to a row: the one decoder of chunks, refetches and the log.
 
 use super::catalog::TableInfo;
+use super::decode::{DecodeError, Room};
 use super::progress::KeyText;
 use super::tuple::{Tuple, Value};
 use super::wire::{Kept, LargeRow};
 use crate::budget::BudgetError;
 use crate::change::{Op, Row, RowBuilder};
 use crate::source::SourceError;
+
+/// Bytes of a key as JSON: never reached, since an index of the database holds it in less than 8 KiB.
+const KEY_MOST: usize = 1 << 20;
 
 /// A row of the log, whole or with holes.
 pub(super) enum Image {
@@ -40,6 +44,7 @@ pub(super) fn image(
     builder.clear();
     check_columns(table, tuple)?;
     let mut before = old.map(Tuple::values);
+    let mut room = Room { most, rest: tuple.bytes() };
     for (column, mut value) in tuple.values().enumerate() {
         let from_old = before.as_mut().and_then(Iterator::next);
         if value == Value::Unchanged {
@@ -48,9 +53,10 @@ pub(super) fn image(
                 _ => return Ok(Image::Holes),
             }
         }
-        append(table, column, value, builder)?;
-        if builder.len() > most {
+        room.rest = room.rest.saturating_sub(value.bytes());
+        if !append(table, column, value, builder, room)? || builder.len() > most {
             let bytes = tuple.bytes() as u64;
+            builder.clear();
             let key = key(table, tuple, old, builder)?;
             return Ok(Image::Whole(Op::TooLarge { key, bytes }));
         }
@@ -131,32 +137,47 @@ fn key_of<'a>(
         if value == Value::Unchanged {
             return Err(unexpected("a row without its key"));
         }
-        append(table, column, value, builder)?;
+        if !append(table, column, value, builder, Room { most: KEY_MOST, rest: 0 })? {
+            return Err(unexpected("a key of more than a megabyte"));
+        }
     }
     Ok(builder.finish())
 }
 
+/// Appends a value; `false` when there is no room for it.
 fn append(
     table: &TableInfo,
     column: usize,
     value: Value<'_>,
     builder: &mut RowBuilder,
-) -> Result<(), SourceError> {
+    room: Room,
+) -> Result<bool, SourceError> {
     let out = builder.value();
     match value {
         Value::Null => out.extend_from_slice(b"null"),
-        Value::Text(text) => {
-            let decoded = table.decoders[column].append(text, out);
-            decoded.map_err(|error| SourceError::Halt {
-                state: "value-unreadable",
-                what: format!("column {} of {}: {error}", table.table.columns[column].name, table.table.name),
-                hint: "leave the column out of the publication, and report this as a fault of Rowtide".into(),
-            })?;
-        }
+        Value::Text(text) => match table.decoders[column].append_within(text, out, room) {
+            Ok(()) => {}
+            Err(DecodeError::TooLarge) => return Ok(false),
+            Err(error) => {
+                let column = &table.table.columns[column].name;
+                let hint = match error {
+                    DecodeError::Utf8 => {
+                        "mend the value, or leave the column out of the publication: a database of encoding \
+                         SQL_ASCII takes any bytes, and JSON holds UTF-8 only"
+                    }
+                    _ => "leave the column out of the publication, and report this as a fault of Rowtide",
+                };
+                return Err(SourceError::Halt {
+                    state: "value-unreadable",
+                    what: format!("column {column} of {}: {error}", table.table.name),
+                    hint: hint.into(),
+                });
+            }
+        },
         Value::Unchanged => return Err(unexpected("a hole where a value must be")),
     }
     builder.end_value();
-    Ok(())
+    Ok(true)
 }
 
 fn check_columns(table: &TableInfo, tuple: &Tuple<'_>) -> Result<(), SourceError> {

@@ -275,6 +275,12 @@ pub(crate) fn drop_slot_sql(slot: &str) -> String {
 
 const ODD: WireError = WireError::Protocol("the catalog gave a row of an unexpected form");
 
+/// For the fuzz targets: each row as a slot's.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_any(rows: Vec<Vec<Option<String>>>) -> usize {
+    rows.into_iter().filter_map(SlotState::read).count()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -22,6 +22,16 @@ pub(crate) enum Value<'a> {
     Text(&'a [u8]),
 }
 
+impl Value<'_> {
+    /// Bytes of its text.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Null | Self::Unchanged => 0,
+            Self::Text(text) => text.len(),
+        }
+    }
+}
+
 // Never a document's contents in a log or a panic.
 impl std::fmt::Debug for Value<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -194,6 +194,54 @@ async fn when_the_pipeline_has_ended_everything_charged_comes_back() {
     assert_eq!(budget.used(), 0);
 }
 
+#[test]
+fn costs_are_the_sum_of_what_is_held() {
+    assert_eq!(COSTS.of_values(1_000, 30), ITEM_BYTES + 100 + 1_000 + 30);
+    let Item::Change(change) = change(7, 500) else { panic!("a change") };
+    let row = change.op.row().heap_bytes();
+    assert_eq!(COSTS.of_change(&change), COSTS.of_values(row, change.table.key_bytes(change.op.row())));
+    assert!(row >= 500 && COSTS.of_change(&change) > ITEM_BYTES + 100 + row, "the key once more");
+    let position = Position::from_text("x".repeat(90));
+    assert_eq!(COSTS.of(&Item::Checkpoint(position)), ITEM_BYTES + 90);
+}
+
+/// Large enough that handing over is rare, and small beside the budget.
+#[tokio::test]
+async fn a_batch_is_prepaid_with_its_share_of_the_budget() {
+    let small = change(1, 1);
+    for (full, share) in [(1 << 30, 256 << 10), (1 << 20, 64 << 10)] {
+        let (outlet, mut inlet) = queue(Budget::new(full), COSTS);
+        assert_eq!(outlet.costs().render_bytes, 100);
+        let mut outgoing = Outgoing::new(outlet.clone(), Class::Log);
+        assert!(!outgoing.has_room_for(&small), "nothing is prepaid yet");
+        assert_eq!(outgoing.wanted_for(&small), share);
+        let large = change(2, 300 << 10);
+        assert_eq!(outgoing.wanted_for(&large), COSTS.of(&large), "what is larger is prepaid alone");
+        outgoing.refill(outlet.reserve(Class::Log, share).await.unwrap()).unwrap();
+        assert!(outgoing.has_room_for(&small) && !outgoing.has_room_for(&large));
+        assert_eq!(outlet.budget().used(), share);
+        // While there is room nothing is handed over, and nothing more is charged.
+        outgoing.push(change(1, 1));
+        outgoing.make_room(&small).await.unwrap();
+        assert_eq!(outlet.budget().used(), share);
+        assert!(inlet.try_recv().is_none());
+        // What was collected goes before what comes with the next charge; the rest of the old one comes back.
+        outgoing.refill(outlet.reserve(Class::Log, share).await.unwrap()).unwrap();
+        assert_eq!(outlet.budget().used(), share + COSTS.of(&small));
+        assert_eq!(inlet.try_recv().map(|batch| batch.items.len()), Some(1));
+        assert_eq!(outlet.budget().used(), share);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outlet_is_closed_when_the_pipeline_has_ended() {
+    let (outlet, inlet) = queue(Budget::new(FULL), COSTS);
+    let second = Duration::from_secs(1);
+    assert!(tokio::time::timeout(second, outlet.closed()).await.is_err(), "it goes on");
+    drop(inlet);
+    assert!(tokio::time::timeout(second, outlet.closed()).await.is_ok());
+}
+
 #[tokio::test]
 async fn an_item_that_never_fits_is_refused() {
     let (outlet, _inlet) = queue(Budget::new(1_000), COSTS);

@@ -7,8 +7,10 @@ use super::section::Section;
 /// allocator's own (measured idle: 14 to 18 MiB).
 pub const FLOOR_BYTES: usize = 24 << 20;
 
-/// Beside the readers' connections: the log's, and the answers of the target.
-const WIRE_BUFFERS_BESIDE_READERS: usize = 2;
+/// Maximal documents that may be held uncharged, beside one in the wire buffer of each reader: in the
+/// wire buffers of the log and of the reader by key; the row of the log that waits for its charge; the
+/// action that is made of a row; a dead letter on its way into the store.
+const DOCUMENTS_BESIDE_READERS: usize = 5;
 
 /// The smallest budget that still moves: some batches for each of the lanes and a chunk.
 pub const BUDGET_BYTES_MIN: usize = 8 << 20;
@@ -16,8 +18,8 @@ pub const BUDGET_BYTES_MIN: usize = 8 << 20;
 /// Default of `memory.max_rss`, in bytes.
 const MAX_RSS_DEFAULT: usize = 256 << 20;
 
-/// Default of `memory.document_bytes_max` as a part of `max_rss`: the wire buffers, one document
-/// each, then take an eighth with two readers.
+/// Default of `memory.document_bytes_max` as a part of `max_rss`: what is held uncharged then takes
+/// less than a quarter with two readers.
 const DOCUMENT_PART: usize = 32;
 
 /// What the process may hold.
@@ -34,14 +36,13 @@ pub struct Memory {
 /// The byte budget under `max_rss`:
 ///
 /// ```text
-/// (max_rss − 24 MiB floor − (readers + 2) × document_bytes_max) × 3/4
+/// (max_rss − 24 MiB floor − (readers + 5) × document_bytes_max) × 3/4
 /// ```
-/// Each connection can hold one maximal document in its wire buffer before it is charged; a quarter
-/// of the rest is left for what the allocator rounds up and returns late. `None` when less than
-/// [`BUDGET_BYTES_MIN`] is left.
+/// So many maximal documents may be held without a charge; a quarter of the rest is left for what the
+/// allocator rounds up and returns late. `None` when less than [`BUDGET_BYTES_MIN`] is left.
 pub fn budget_bytes(max_rss: usize, document_bytes_max: usize, readers: usize) -> Option<usize> {
-    let buffers = document_bytes_max.checked_mul(readers + WIRE_BUFFERS_BESIDE_READERS)?;
-    let rest = max_rss.checked_sub(FLOOR_BYTES)?.checked_sub(buffers)?;
+    let uncharged = document_bytes_max.checked_mul(readers + DOCUMENTS_BESIDE_READERS)?;
+    let rest = max_rss.checked_sub(FLOOR_BYTES)?.checked_sub(uncharged)?;
     let budget = rest / 4 * 3;
     (budget >= BUDGET_BYTES_MIN).then_some(budget)
 }
@@ -75,11 +76,11 @@ fn too_small(
 ) -> Option<String> {
     match budget {
         None => Some(format!(
-            "{} leaves less than {} of budget: {} for the process itself and {} wire buffers of {} come first",
+            "{} leaves less than {} of budget: {} for the process itself and {} documents of {} under way come first",
             mib(max_rss),
             mib(BUDGET_BYTES_MIN),
             mib(FLOOR_BYTES),
-            readers + WIRE_BUFFERS_BESIDE_READERS,
+            readers + DOCUMENTS_BESIDE_READERS,
             mib(document_bytes_max),
         )),
         // Reads hold at most half of the budget, and a document is held twice while it is rendered.
@@ -107,9 +108,9 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn the_budget_is_three_quarters_of_what_floor_and_buffers_leave() {
-        assert_eq!(budget_bytes(256 * MIB, 8 * MIB, 2), Some((256 - 24 - 32) * MIB / 4 * 3));
-        assert_eq!(budget_bytes(128 * MIB, 4 * MIB, 2), Some((128 - 24 - 16) * MIB / 4 * 3));
+    fn the_budget_is_three_quarters_of_what_floor_and_documents_leave() {
+        assert_eq!(budget_bytes(256 * MIB, 8 * MIB, 2), Some((256 - 24 - 56) * MIB / 4 * 3));
+        assert_eq!(budget_bytes(128 * MIB, 4 * MIB, 2), Some((128 - 24 - 28) * MIB / 4 * 3));
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub fn load(
 }
 
 /// Judges the file's text; paths in it are relative to `folder`.
-fn parse(
+pub(crate) fn parse(
     text: &str,
     folder: &Path,
     environment: &Environment,

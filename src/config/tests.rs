@@ -124,7 +124,7 @@ fn a_good_file_gives_every_setting_with_its_default() {
     assert_eq!(config.data_dir, Path::new("/etc/rowtide/rowtide-data"));
     assert_eq!(config.memory.max_rss, 128 << 20);
     assert_eq!(config.memory.document_bytes_max, 4 << 20);
-    assert_eq!(config.memory.budget_bytes, (128 - 24 - 16) * (1 << 20) / 4 * 3);
+    assert_eq!(config.memory.budget_bytes, (128 - 24 - 28) * (1 << 20) / 4 * 3);
     assert_eq!((config.source.name.as_str(), config.source.kind), ("shop", "fake"));
     let target = &config.target;
     assert_eq!(target.nodes, ["http://127.0.0.1:9200"]);
@@ -269,7 +269,7 @@ fn overrides_find_their_key_whatever_its_case_and_take_the_kind_it_wants() {
     let Auth::Basic { password, .. } = &config.target.auth else { panic!() };
     assert_eq!(password.expose(), "0123", "text that looks like a number stays text");
     assert_eq!(config.target.nodes, ["http://a:1", "http://b:2"]);
-    assert_eq!(config.memory.budget_bytes, (128 - 24 - 20) * (1 << 20) / 4 * 3, "three readers");
+    assert_eq!(config.memory.budget_bytes, (128 - 24 - 32) * (1 << 20) / 4 * 3, "three readers");
     assert_eq!(config.pipeline.tables[0].index, "goods");
     assert_eq!(config.pipeline.tables[1].columns, Some(vec!["id".to_owned(), "mail".to_owned()]));
     assert_eq!(config.data_dir, Path::new("/var/lib/${NOT_A_VARIABLE}"));
@@ -354,8 +354,8 @@ fn a_bound_without_room_for_a_budget_is_refused() {
         found.contains("rowtide.toml:4: memory.max_rss: 32 MiB leaves less than 8 MiB of budget"),
         "{found}"
     );
-    let found = errors(&with("\"128MiB\"", "\"128MiB\"\ndocument_bytes_max = \"20MiB\""), &[]);
-    assert!(found.contains("documents of 20 MiB do not fit"), "{found}");
+    let found = errors(&with("\"128MiB\"", "\"128MiB\"\ndocument_bytes_max = \"10MiB\""), &[]);
+    assert!(found.contains("documents of 10 MiB do not fit"), "{found}");
     let found = errors(
         &GOOD.replace("[memory]\nmax_rss = \"128MiB\"\n", "").replace("url", "readers = 99\nurl"),
         &[],

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::pending::{Entry, Pending};
 use super::request::{Refused, Request};
-use super::settling::{End, Settling, letter_halt};
+use super::settling::{End, Settling};
 use super::taint::Taints;
 use super::{Drained, Input, LaneStatus, Shared};
 use crate::dead_letters::DeadLetter;
@@ -31,6 +31,8 @@ mod judging;
 
 /// Between two looks at a permit that is not given.
 const PERMIT_AGAIN: Duration = Duration::from_millis(50);
+/// A request that is not answered by then is what the lane waits for: a healthy target takes less.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// The answer to the question whether a request still runs.
 type Answer = (String, Result<bool, TargetError>);
 
@@ -204,6 +206,7 @@ impl Lane {
             }
         };
         tokio::select! {
+            biased;
             input = self.input.recv() => {
                 let Some(input) = input else { return false };
                 self.accept(input);
@@ -252,6 +255,7 @@ impl Lane {
         let target = self.shared.surroundings.target.clone();
         let mut bulk = target.bulk(Bulk { opaque_id: opaque_id.clone(), body: request.body(), actions });
         let mut open = true;
+        let mut late = Some(self.shared.surroundings.world.sleep(TOLD_AFTER));
         let answer = loop {
             tokio::select! {
                 biased;
@@ -261,6 +265,7 @@ impl Lane {
                     Some(input) => self.accept(input),
                     None => open = false,
                 },
+                () = passed(&mut late) => self.tell_status(actions, Some("the answer to a bulk request")),
             }
         };
         drop(bulk);
@@ -317,18 +322,21 @@ impl Lane {
             return Ok(());
         }
         let mut settling = Settling::default();
-        for Refused { entry: Entry { action, carried, .. }, dead } in refused {
+        for Refused { entry, dead } in refused {
+            let charge = entry.charge();
+            let Entry { action, carried, .. } = entry;
+            let segment = action.segment;
             let letter = DeadLetter {
                 index: self.alias(action.index),
                 id: action.id().into(),
                 version: action.version,
                 reason: dead.reason,
-                body: dead.whole.then(|| Bytes::copy_from_slice(&action.data)),
+                body: dead.whole.then(|| Bytes::from(action.data)),
                 bytes: dead.bytes,
             };
-            self.shared.surroundings.dead_letters.keep(letter).await.map_err(letter_halt)?;
-            settling.add(action.segment, End::DeadLettered, &carried);
-            self.release(action.charge);
+            self.shared.surroundings.dead_letters.keep(letter).await.map_err(Halt::from)?;
+            settling.add(segment, End::DeadLettered, &carried);
+            self.release(charge);
         }
         settling.tell(&self.shared.events);
         Ok(())
@@ -349,6 +357,15 @@ impl Lane {
         };
         *status.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }
+}
+
+/// Once, when the time has passed.
+async fn passed(time: &mut Option<BoxFuture<'static, ()>>) {
+    match time {
+        Some(sleep) => sleep.await,
+        None => std::future::pending().await,
+    }
+    *time = None;
 }
 
 async fn answered(question: &mut Option<BoxFuture<'static, Answer>>) -> Answer {

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sources::budget::Charge;
+use sources::mutant::{Rule, is_left_out};
 use sources::position::Version;
 use sources::world::{Moment, SharedWorld, Task};
 use tokio::sync::{mpsc, oneshot};
@@ -279,13 +280,17 @@ impl Lanes {
     /// what it holds beyond is given back. Never waits.
     pub fn submit(&self, actions: Vec<Action>, mut charge: Charge) -> Result<(), Stopped> {
         let lanes = self.inputs.len();
-        let share = actions.len() / lanes + actions.len() / 8 + 1;
-        let mut parts: Vec<(Vec<(u64, Action)>, usize)> =
-            (0..lanes).map(|_| (Vec::with_capacity(share), 0)).collect();
+        let mut parts: Vec<(Vec<(u64, Action)>, usize)> = (0..lanes)
+            .map(|_| (Vec::with_capacity(actions.len() / lanes + actions.len() / 8 + 1), 0))
+            .collect();
         for action in actions {
             let hash = action.hash();
             // The high half: the index of a lane's places uses the low one.
-            let (part, bytes) = &mut parts[(hash >> 32) as usize % lanes];
+            let mut lane = (hash >> 32) as usize % lanes;
+            if is_left_out(Rule::OnePlaceOneLane) {
+                lane = (lane + action.version.get() as usize) % lanes;
+            }
+            let (part, bytes) = &mut parts[lane];
             *bytes += action.charge;
             part.push((hash, action));
         }

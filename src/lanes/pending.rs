@@ -12,6 +12,8 @@
 use hashbrown::HashTable;
 
 use super::{Action, Kind};
+use sources::mutant::{Rule, is_left_out};
+
 use crate::ledger::SegmentId;
 
 /// Changes that were superseded by the entry that carries them: settled when it is.
@@ -31,6 +33,8 @@ pub(super) struct Entry {
     pub(super) hash: u64,
     pub(super) action: Action,
     pub(super) carried: Carried,
+    /// Charged for `carried`, beside the action's own charge, which ends with the action.
+    carried_charge: usize,
 }
 
 /// Which line an entry stands in.
@@ -103,7 +107,7 @@ impl Pending {
         match found.copied() {
             Some(slot) => self.replace(slot, action),
             None => {
-                self.push(Entry { hash, action, carried: Vec::new() });
+                self.push(Entry { hash, action, carried: Vec::new(), carried_charge: 0 });
                 0
             }
         }
@@ -115,7 +119,7 @@ impl Pending {
         let before = entry.action.data.len();
         // Versions do not fall in a stream (law 2). What comes again from elsewhere, a dead letter,
         // may be older than what is pending: then it is the older one that is superseded.
-        if action.version >= entry.action.version {
+        if action.version >= entry.action.version && !is_left_out(Rule::NewestIsKept) {
             std::mem::swap(&mut entry.action, &mut action);
         }
         let after = entry.action.data.len();
@@ -127,7 +131,7 @@ impl Pending {
                 entry.carried.push((action.segment, 1));
                 let kept = CARRIED_BYTES.min(freed);
                 freed -= kept;
-                entry.action.charge += kept;
+                entry.carried_charge += kept;
             }
         }
         let ends = self.ends(line);
@@ -199,6 +203,11 @@ impl Pending {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn slots_kept(&self) -> usize {
+        self.slots.capacity()
+    }
+
     fn ends(&mut self, line: Line) -> &mut Ends {
         match line {
             Line::Ready => &mut self.ready,
@@ -258,6 +267,11 @@ impl Pending {
 }
 
 impl Entry {
+    /// Bytes charged for all of it.
+    pub(super) fn charge(&self) -> usize {
+        self.action.charge + self.carried_charge
+    }
+
     /// Whether it is never sent, only kept as a dead letter.
     pub(super) fn is_dead(&self) -> bool {
         matches!(self.action.kind, Kind::Dead(_))

@@ -57,17 +57,24 @@ impl Request {
     /// Builds a request; the entries' own buffers are freed one by one.
     pub(super) fn build(entries: &mut Vec<Entry>) -> Self {
         let bytes = entries.iter().map(|entry| entry.action.data.len()).sum();
-        let mut body = Vec::with_capacity(bytes);
+        // A single one, perhaps of the largest, goes as it is: it is never held twice.
+        let is_alone = entries.len() == 1;
+        let mut body = Vec::with_capacity(if is_alone { 0 } else { bytes });
         let mut items = Vec::with_capacity(entries.len());
-        for Entry { hash, action, carried } in entries.drain(..) {
+        for entry in entries.drain(..) {
+            let charge = entry.charge();
+            let Entry { hash, action, carried, .. } = entry;
             let start = body.len() as u32;
-            body.extend_from_slice(&action.data);
+            match is_alone {
+                true => body = action.data.into_vec(),
+                false => body.extend_from_slice(&action.data),
+            }
             items.push(InFlight {
                 hash,
                 index: action.index,
                 version: action.version,
                 segment: action.segment,
-                charge: action.charge,
+                charge,
                 carried,
                 start,
                 end: body.len() as u32,

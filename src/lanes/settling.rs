@@ -7,7 +7,9 @@ use tokio::sync::mpsc;
 use super::Event;
 use super::pending::Carried;
 use super::request::{InFlight, Request};
-use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
+use sources::mutant::{Rule, is_left_out};
+
+use crate::dead_letters::{DeadLetter, DeadLetters};
 use crate::ledger::{Ends, SegmentId};
 use crate::retry::Halt;
 
@@ -31,6 +33,9 @@ impl Settling {
             End::Written => ends.written += 1,
             End::Stale => ends.stale += 1,
             End::DeadLettered => ends.dead_lettered += 1,
+        }
+        if is_left_out(Rule::SupersededAreCounted) {
+            return;
         }
         for (segment, count) in carried {
             self.of(*segment).superseded += count;
@@ -80,16 +85,8 @@ pub(super) async fn bury(
         bytes: body.len() as u64,
         body: Some(body),
     };
-    letters.keep(letter).await.map_err(letter_halt)?;
+    if !is_left_out(Rule::LettersAreKept) {
+        letters.keep(letter).await.map_err(Halt::from)?;
+    }
     Ok(End::DeadLettered)
-}
-
-pub(super) fn letter_halt(error: DeadLetterError) -> Halt {
-    let (state, hint) = match &error {
-        DeadLetterError::Full { .. } => {
-            ("dead-letters-full", "look at their reasons: most likely the mapping does not fit the table")
-        }
-        DeadLetterError::Store { .. } => ("store-failed", "look at the data directory: its disk may be full"),
-    };
-    Halt { state, what: error.to_string(), hint: hint.into() }
 }

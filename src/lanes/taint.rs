@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use sources::budget::Charge;
+use sources::mutant::{Rule, is_left_out};
 use sources::position::Version;
 use sources::world::Moment;
 
@@ -95,6 +96,9 @@ impl Taints {
 
     /// Whether a change of this place has to wait.
     pub(super) fn blocks(&self, hash: u64, version: Version, kind: &Kind) -> bool {
+        if is_left_out(Rule::UnresolvedPlacesWait) {
+            return false;
+        }
         self.groups.iter().any(|group| match (group.places.get(&hash), kind) {
             (None, _) | (Some(_), Kind::Dead(_)) => false,
             (Some(_), Kind::Delete) => true,

@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sources::change::{Change, Item};
+use sources::mutant::{Rule, is_left_out};
 use sources::position::{Epoch, Offset, Position, Version};
 use sources::queue::{Batch, Costs, Inlet};
-use sources::source::{Reader, Resume, SourceError, StatusSender};
+use sources::source::{Resume, SourceError, StatusSender};
 use sources::world::{BoxFuture, Moment, SharedWorld, Task};
 use tokio::sync::{mpsc, watch};
 
 use super::barrier::Barrier;
 use super::saver::Saver;
 use super::{PipelineError, SharedTarget, SourceEnd, judge_source};
-use crate::lanes::{Action, Event, Lanes};
+use crate::dead_letters::DeadLetters;
+use crate::lanes::{Action, Event, LaneStatus, Lanes};
 use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::retry::Halt;
@@ -48,6 +50,7 @@ pub(super) struct Intake {
     pub(super) lease: Arc<Lease>,
     pub(super) saver: Saver,
     pub(super) barrier: Barrier,
+    pub(super) letters: Arc<dyn DeadLetters>,
     pub(super) epoch: Epoch,
     /// The highest version issued by this process, or the ceiling of the one before.
     pub(super) highest: u64,
@@ -80,31 +83,31 @@ impl Intake {
     /// Law 1: whose versions are issued from here on.
     pub(super) async fn adopt(
         &mut self,
-        reader: &dyn Reader,
+        identity: &str,
+        first: Offset,
         store: &dyn Store,
     ) -> Result<(), PipelineError> {
         let state = self.lease.document();
-        let identity = reader.identity().to_owned();
         let known = state.identity == identity && self.has_position;
         let base = if known {
             state.base
-        } else if state.ceiling == 0 {
+        } else if state.ceiling == 0 || is_left_out(Rule::BaseIsRaised) {
             // Nothing was ever issued: versions are the source's own offsets.
             0
         } else {
-            Epoch::after(state.ceiling, reader.first()).base
+            Epoch::after(state.ceiling, first).base
         };
         self.epoch = Epoch { base };
         if !known {
             tracing::info!(identity, base, "a new history: its versions lie above all that were issued");
             self.lease
                 .update(|state| {
-                    state.identity.clone_from(&identity);
+                    identity.clone_into(&mut state.identity);
                     state.base = base;
                 })
                 .await?;
         }
-        store.identify(&self.pipeline, reader.identity()).await?;
+        store.identify(&self.pipeline, identity).await?;
         // From here on changes are emitted; what failed to open before has emitted none.
         self.clean = false;
         self.is_trusted = true;
@@ -135,7 +138,7 @@ impl Intake {
                 biased;
                 event = self.events.recv() => self.hear(event),
                 halt = self.watched.recv() => halted(halt),
-                error = self.saver.failed() => Err(PipelineError::Failed(error)),
+                halt = self.saver.failed() => Err(halt.into()),
                 result = &mut ended, if end.is_none() => {
                     end = Some(result.unwrap_or(Err(SourceError::Closed)));
                     Ok(())
@@ -171,6 +174,9 @@ impl Intake {
 
     async fn take(&mut self, batch: Batch) -> Result<(), PipelineError> {
         let Batch { items, mut charge } = batch;
+        if is_left_out(Rule::ChargesOutliveThePop) {
+            charge = self.budget.nothing();
+        }
         let highest = items.iter().filter_map(place_of).max();
         if let Some(offset) = highest {
             let version = self.version(offset)?;
@@ -184,7 +190,8 @@ impl Intake {
                     actions.push(self.action(&change)?);
                 }
                 Item::Checkpoint(position) => {
-                    self.ledger.seal(position);
+                    let bytes = self.costs().of_checkpoint(&position);
+                    self.ledger.seal_charged(position, charge.split(bytes));
                     self.save_durable().await?;
                 }
                 Item::Clear { table, offset } => {
@@ -257,7 +264,8 @@ impl Intake {
     pub(super) async fn drain(&mut self) -> Result<usize, PipelineError> {
         let stopped = |_| PipelineError::Failed("the lanes have ended".to_owned());
         self.lanes.flush().map_err(stopped)?;
-        let Self { lanes, ledger, saver, watched, events, .. } = self;
+        let Self { lanes, ledger, saver, watched, events, status, world, .. } = self;
+        let mut tick = world.sleep(STATUS_EVERY);
         let drained = {
             let mut draining = std::pin::pin!(lanes.drain());
             loop {
@@ -267,6 +275,10 @@ impl Intake {
                     halt = watched.recv() => halted(halt)?,
                     // Heard at once: whoever gives this drain up must not lose what was settled.
                     event = events.recv() => heard(ledger, saver, event)?,
+                    () = &mut tick => {
+                        tick = world.sleep(STATUS_EVERY);
+                        say_what_is_due(status, &lanes.status(), ledger.counts().in_flight());
+                    }
                 }
             }
         };
@@ -281,11 +293,12 @@ impl Intake {
     /// Ends when something beside the stream makes going on impossible.
     pub(super) async fn failed(&mut self) -> PipelineError {
         tokio::select! {
+            biased;
             halt = self.watched.recv() => match halted(halt) {
                 Err(error) => error,
                 Ok(()) => PipelineError::Failed("the watchers have ended".to_owned()),
             },
-            error = self.saver.failed() => PipelineError::Failed(error),
+            halt = self.saver.failed() => halt.into(),
         }
     }
 
@@ -382,6 +395,19 @@ fn heard(ledger: &mut Ledger, saver: &Saver, event: Option<Event>) -> Result<(),
             Ok(())
         }
     }
+}
+
+/// A drain before the source is opened again waits for the target: not for the source any more.
+fn say_what_is_due(status: &watch::Sender<Status>, lanes: &[LaneStatus], in_flight: u64) {
+    let why = lanes.iter().find_map(|lane| lane.waiting_for.clone());
+    let why = why.unwrap_or_else(|| format!("the target's answers about {in_flight} changes"));
+    status.send_if_modified(|status| {
+        if status.state == State::Waiting {
+            status.reason = Some(why);
+            return true;
+        }
+        false
+    });
 }
 
 fn halted(halt: Option<Halt>) -> Result<(), PipelineError> {

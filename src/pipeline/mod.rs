@@ -16,17 +16,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sources::budget::Budget;
+use sources::mutant::{Rule, is_left_out};
 use sources::queue::queue;
-use sources::source::{Continuity, Link, Resume, SourceError, SourceStatus, StatusSender, Stop};
+use sources::source::{Continuity, Link, Resume, Source, SourceError, SourceStatus, StatusSender, Stop};
 use sources::world::{SharedWorld, within};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, PipelineSettings, TargetSettings};
+use crate::dead_letters::DeadLetters;
 use crate::lease::LeaseError;
 use crate::retry::{Halt, backoff};
 use crate::status::{State, Status};
-use crate::store::{Sqlite, StoreError};
-use crate::target::Target;
+use crate::store::{Sqlite, Store, StoreError};
+use crate::target::elasticsearch::Elasticsearch;
+use crate::target::{Target, TargetError};
 
 mod barrier;
 mod insist;
@@ -84,6 +87,27 @@ pub(crate) fn judge_source(error: SourceError) -> SourceEnd {
     }
 }
 
+/// The most bytes that dead letters may hold on the disk.
+const DEAD_LETTERS_BYTES: u64 = 256 << 20;
+
+/// What a pipeline is made of. [`run`] makes it of a configuration; a simulation brings models.
+pub struct Parts {
+    /// The pipeline's name and its tables.
+    pub settings: PipelineSettings,
+    /// Where changes come from.
+    pub source: Box<dyn Source>,
+    /// How the target is written to.
+    pub writes: TargetSettings,
+    /// Where documents go.
+    pub target: SharedTarget,
+    /// Where checkpoints are kept.
+    pub store: Arc<dyn Store>,
+    /// Where dead letters are kept.
+    pub letters: Arc<dyn DeadLetters>,
+    /// What all of it may hold.
+    pub budget: Budget,
+}
+
 /// Runs the pipeline of a configuration until it is told to stop.
 pub async fn run(
     config: Config,
@@ -92,10 +116,30 @@ pub async fn run(
     status: watch::Sender<Status>,
 ) -> Result<(), PipelineError> {
     let store = Arc::new(Sqlite::open(&config.data_dir, &world)?);
+    let letters = Arc::new(store.letters(&config.pipeline.name, DEAD_LETTERS_BYTES).await?);
     let budget = Budget::new(config.memory.budget_bytes);
     let _governor = crate::memory::govern(&world, budget.clone(), config.memory.max_rss);
-    let status = Arc::new(status);
-    let mut pipeline = Pipeline { config, world, stop, status, store, budget };
+    let target = Elasticsearch::new(config.target.client_settings(), world.clone()).map_err(refused)?;
+    let parts = Parts {
+        settings: config.pipeline,
+        source: config.source.source,
+        writes: config.target,
+        target: Arc::new(target),
+        store,
+        letters,
+        budget,
+    };
+    run_parts(parts, world, stop, status).await
+}
+
+/// Runs a pipeline of these parts until it is told to stop.
+pub async fn run_parts(
+    parts: Parts,
+    world: SharedWorld,
+    stop: Stop,
+    status: watch::Sender<Status>,
+) -> Result<(), PipelineError> {
+    let mut pipeline = Pipeline { parts, world, stop, status: Arc::new(status) };
     match pipeline.start().await {
         Ok(Some(started)) => pipeline.follow(started).await,
         Ok(None) => Ok(()),
@@ -103,13 +147,20 @@ pub async fn run(
     }
 }
 
+fn refused(error: TargetError) -> PipelineError {
+    match error {
+        TargetError::Halt { context, reason, hint } => {
+            Halt { state: "target-refuses", what: format!("{context}: {reason}"), hint }.into()
+        }
+        other => PipelineError::Failed(other.to_string()),
+    }
+}
+
 pub(crate) struct Pipeline {
-    pub config: Config,
+    parts: Parts,
     pub world: SharedWorld,
     pub stop: Stop,
     pub status: Arc<watch::Sender<Status>>,
-    pub store: Arc<Sqlite>,
-    pub budget: Budget,
 }
 
 impl Pipeline {
@@ -138,7 +189,7 @@ impl Pipeline {
         let Started { mut intake, source_status } = started;
         let mut tries = 0;
         let ended = loop {
-            let resume = intake.resume(self.store.as_ref()).await?;
+            let resume = intake.resume(self.parts.store.as_ref()).await?;
             let mut stop = self.stop.clone();
             let opened = tokio::select! {
                 biased;
@@ -158,18 +209,22 @@ impl Pipeline {
                     continue;
                 }
             };
-            if let Continuity::Broken { reason } = reader.continuity() {
+            if let Continuity::Broken { reason } = reader.continuity()
+                && !is_left_out(Rule::BrokenHistoryHalts)
+            {
                 break Err(PipelineError::Halt(Halt {
                     state: "history-broken",
                     what: format!("the source's log does not go on where the checkpoint left it: {reason}"),
                     hint: FILL_ANEW.to_owned(),
                 }));
             }
-            if let Err(error) = intake.adopt(reader.as_ref(), self.store.as_ref()).await {
+            let (identity, first, store) =
+                (reader.identity().to_owned(), reader.first(), self.parts.store.clone());
+            if let Err(error) = intake.adopt(&identity, first, store.as_ref()).await {
                 break Err(error);
             }
             self.say(State::Backfilling);
-            let (outlet, inlet) = queue(self.budget.clone(), intake.costs());
+            let (outlet, inlet) = queue(self.parts.budget.clone(), intake.costs());
             let link = Link {
                 outlet,
                 durable: intake.durable(),
@@ -179,6 +234,8 @@ impl Pipeline {
             match intake.take_in(reader.run(link), inlet).await {
                 Ended::Stopped => break Ok(()),
                 Ended::Failed(error) => break Err(error),
+                // A reader that waits for room when it is told to stop has nothing to hand over.
+                Ended::SourceLost { .. } if self.stop.is_told() => break Ok(()),
                 Ended::SourceLost { why, moved } => {
                     tracing::warn!(error = why, "the source was lost; it is opened again");
                     self.wait_for(&why);
@@ -190,6 +247,7 @@ impl Pipeline {
                         () = self.stop.told() => break Ok(()),
                         drained = intake.drain() => if let Err(error) = drained { break Err(error) },
                     }
+                    self.wait_for(&why);
                     tries += 1;
                     if !self.pause(backoff(tries, self.world.random())).await {
                         break Ok(());
@@ -207,7 +265,7 @@ impl Pipeline {
         status: &StatusSender,
     ) -> Result<Box<dyn sources::source::Reader>, SourceError> {
         let mut said = status.subscribe();
-        let mut opening = std::pin::pin!(self.config.source.source.open(resume, status.clone()));
+        let mut opening = std::pin::pin!(self.parts.source.open(resume, status.clone()));
         loop {
             tokio::select! {
                 biased;
@@ -231,7 +289,7 @@ impl Pipeline {
     ) -> Result<(), PipelineError> {
         self.say(State::Stopping);
         let world = self.world.clone();
-        let closing = intake.close(self.store.as_ref());
+        let closing = intake.close(self.parts.store.as_ref());
         let closed = within(world.as_ref(), END_LIMIT, closing).await;
         intake.report();
         self.say(if ended.is_ok() { State::Stopped } else { State::Halted });
@@ -262,4 +320,4 @@ fn silent() -> StatusSender {
 }
 
 /// Law 1's document and the indices behind it are one target's.
-pub(crate) type SharedTarget = Arc<dyn Target>;
+pub type SharedTarget = Arc<dyn Target>;

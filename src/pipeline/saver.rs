@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sources::mutant::{Rule, is_left_out};
 use sources::position::Position;
 use sources::world::{Moment, SharedWorld, Task};
 use tokio::sync::watch;
 
+use crate::retry::Halt;
 use crate::store::{Store, StoreError};
 
 /// Between two saves: each is a synchronised write, and the newest position stands for all before it.
@@ -16,7 +18,7 @@ const EVERY: Duration = Duration::from_millis(50);
 pub(super) struct Saver {
     wanted: watch::Sender<Option<Position>>,
     durable: watch::Receiver<Option<Position>>,
-    failure: watch::Receiver<Option<String>>,
+    failure: watch::Receiver<Option<Halt>>,
     saved_at: Arc<Mutex<Option<Moment>>>,
     _task: Task,
 }
@@ -33,8 +35,11 @@ impl Saver {
             while newest.changed().await.is_ok() {
                 let position = newest.borrow_and_update().clone();
                 let Some(position) = position else { continue };
+                if is_left_out(Rule::SavedBeforeTold) {
+                    saved.send_replace(Some(position.clone()));
+                }
                 if let Err(error) = store.checkpoint(&pipeline, &position).await {
-                    failed.send_replace(Some(error.to_string()));
+                    failed.send_replace(Some(Halt::from(error)));
                     return;
                 }
                 *stamp.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock.now());
@@ -67,10 +72,10 @@ impl Saver {
     }
 
     /// Ends when the store has failed, and says how.
-    pub(super) async fn failed(&mut self) -> String {
+    pub(super) async fn failed(&mut self) -> Halt {
         loop {
-            if let Some(error) = self.failure.borrow_and_update().clone() {
-                return error;
+            if let Some(halt) = self.failure.borrow_and_update().clone() {
+                return halt;
             }
             if self.failure.changed().await.is_err() {
                 // The task ends only by a failure, which it has told, or with this saver.
@@ -80,9 +85,13 @@ impl Saver {
     }
 
     /// Ends when everything that was asked for is durable.
-    pub(super) async fn settle(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn settle(&mut self) -> Result<(), Halt> {
         let wanted = self.wanted();
-        let durable = self.durable.wait_for(|durable| *durable == wanted).await;
-        durable.map(|_| ()).map_err(|_| StoreError::Ended { context: "save a checkpoint" })
+        if self.durable.wait_for(|durable| *durable == wanted).await.is_ok() {
+            return Ok(());
+        }
+        // The task has ended: by a failure, which it told first.
+        let failure = self.failure.borrow().clone();
+        Err(failure.unwrap_or_else(|| StoreError::Ended { context: "save a checkpoint" }.into()))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sources::mutant::{Rule, is_left_out};
 use sources::position::Epoch;
 use sources::source::StatusSender;
 use tokio::sync::mpsc;
@@ -13,18 +14,14 @@ use super::insist::insist;
 use super::intake::{Intake, Rate};
 use super::saver::Saver;
 use super::watcher::{self, watch_indices, watch_lease};
-use super::{FILL_ANEW, Pipeline, PipelineError, SharedTarget, SourceEnd, judge_source, silent};
+use super::{FILL_ANEW, Parts, Pipeline, PipelineError, SharedTarget, SourceEnd, judge_source, silent};
 use crate::config::Existing;
 use crate::lanes::{Lanes, Settings as LaneSettings, Surroundings};
 use crate::lease::{Claim, Lease, Waiting};
 use crate::retry::{Halt, backoff};
 use crate::shape::Shape;
-use crate::store::{Saved, Store};
-use crate::target::elasticsearch::Elasticsearch;
+use crate::store::Saved;
 use crate::target::{IndexSpec, IndexState, StateDocument};
-
-/// The most bytes that dead letters may hold on the disk.
-const DEAD_LETTERS_BYTES: u64 = 256 << 20;
 
 /// What a started pipeline is.
 pub(super) struct Started {
@@ -44,11 +41,10 @@ impl Pipeline {
     }
 
     async fn prepare(&self) -> Result<Started, PipelineError> {
-        let name = self.config.pipeline.name.clone();
-        let settings = self.config.target.client_settings();
-        let target: SharedTarget =
-            Arc::new(Elasticsearch::new(settings, self.world.clone()).map_err(refused)?);
-        let saved = self.store.load(&name).await?;
+        let Parts { settings, writes, target, store, letters, budget, .. } = &self.parts;
+        let name = settings.name.clone();
+        let target = target.clone();
+        let saved = store.load(&name).await?;
         let source_status = silent();
 
         let shape = self.shape().await?;
@@ -63,7 +59,8 @@ impl Pipeline {
         let (lease, before) = Lease::acquire(target.clone(), self.world.clone(), claim, &waits).await?;
         let lease = Arc::new(lease);
         let clean = saved.clean && lease.found_clean();
-        let uuids = match self.indices(target.clone(), &shape, &saved, before.as_ref()).await {
+        let late = quarantine(lease.found_clean(), before.as_ref());
+        let uuids = match self.indices(target.clone(), &shape, &saved, before.as_ref(), &lease).await {
             Ok(uuids) => uuids,
             Err(error) => {
                 // Nothing was sent: what was clean stays clean, and the next start need not wait.
@@ -75,32 +72,29 @@ impl Pipeline {
                 return Err(error);
             }
         };
-        self.store.begin(&name).await?;
+        store.begin(&name, &uuids).await?;
         let kept = uuids.clone();
         lease.update(|state| state.indices = kept.clone()).await?;
 
-        let letters = Arc::new(self.store.letters(&name, DEAD_LETTERS_BYTES).await?);
         let permit = lease.clone();
-        let quarantine = quarantine(lease.found_clean(), before.as_ref());
         let lanes = LaneSettings {
-            lanes: self.config.target.lanes,
-            bulk_bytes_max: self.config.target.bulk_bytes_max,
-            bulk_count_max: self.config.target.bulk_count_max,
-            linger: self.config.target.linger,
-            start_quarantine: quarantine,
+            lanes: writes.lanes,
+            bulk_bytes_max: writes.bulk_bytes_max,
+            bulk_count_max: writes.bulk_count_max,
+            linger: writes.linger,
+            start_quarantine: late,
             ..LaneSettings::new(format!("{:016x}", self.world.random()), shape.indices())
         };
         let surroundings = Surroundings {
             world: self.world.clone(),
             target: target.clone(),
-            dead_letters: letters,
+            dead_letters: letters.clone(),
             permit: Arc::new(move |_| permit.is_valid()),
         };
         let (lanes, events) = Lanes::start(lanes, surroundings);
-        let store: Arc<dyn Store> = self.store.clone();
-        let saver = Saver::start(&self.world, store, name.clone());
+        let saver = Saver::start(&self.world, store.clone(), name.clone());
         let barrier =
-            Barrier::reserve(&self.budget).await.map_err(|error| PipelineError::Failed(error.to_string()))?;
+            Barrier::reserve(budget).await.map_err(|error| PipelineError::Failed(error.to_string()))?;
 
         let (tell, watched) = mpsc::unbounded_channel();
         let watchers = vec![
@@ -124,6 +118,7 @@ impl Pipeline {
             lease,
             saver,
             barrier,
+            letters: letters.clone(),
             epoch: Epoch { base: 0 },
             status: self.status.clone(),
             source_status: source_status.clone(),
@@ -132,8 +127,8 @@ impl Pipeline {
             clean,
             // A first start has nothing to distrust.
             is_trusted: clean || saved.position.is_none(),
-            quarantine_ends: self.world.now() + quarantine.unwrap_or_default(),
-            budget: self.budget.clone(),
+            quarantine_ends: self.world.now() + late.unwrap_or_default(),
+            budget: budget.clone(),
             documents: Rate::default(),
             has_position: saved.position.is_some(),
         };
@@ -144,7 +139,7 @@ impl Pipeline {
     async fn shape(&self) -> Result<Shape, PipelineError> {
         let mut tries = 0;
         let tables = loop {
-            match self.config.source.source.tables().await.map_err(judge_source) {
+            match self.parts.source.tables().await.map_err(judge_source) {
                 Ok(tables) => break tables,
                 Err(SourceEnd::End(error)) => return Err(error),
                 Err(SourceEnd::Again(why)) => {
@@ -154,7 +149,7 @@ impl Pipeline {
                 }
             }
         };
-        Shape::compile(&self.config.pipeline.tables, &tables).map_err(|errors| {
+        Shape::compile(&self.parts.settings.tables, &tables).map_err(|errors| {
             let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
             let hint = "mend [pipelines] in the configuration".to_owned();
             PipelineError::from(Halt { state: "shape-wrong", what: all.join("; "), hint })
@@ -168,13 +163,31 @@ impl Pipeline {
         shape: &Shape,
         saved: &Saved,
         before: Option<&StateDocument>,
+        lease: &Lease,
     ) -> Result<BTreeMap<String, String>, PipelineError> {
         let waits = |why: &str| self.wait_for(why);
+        // A request that the last process left behind names the alias: it must not reach a new index.
+        let mut late =
+            quarantine(lease.found_clean(), before).filter(|_| !is_left_out(Rule::NewIndicesAwaitIt));
         let mut uuids = BTreeMap::new();
-        for spec in specs(shape, &self.config.pipeline.name) {
+        for spec in specs(shape, &self.parts.settings.name) {
             let found = insist(&self.world, &waits, || target.index(&spec.alias)).await?;
-            let ours = before.and_then(|state| state.indices.get(&spec.alias));
-            let uuid = match decide(&spec, found.as_ref(), ours, saved, self.config.target.existing)? {
+            // What the checkpoint speaks of; another process may have written other ones since.
+            let kept = saved.indices.as_ref().filter(|_| !is_left_out(Rule::CheckpointsNameIndices));
+            let known = kept.or(before.map(|state| &state.indices));
+            let ours = known.and_then(|known| known.get(&spec.alias));
+            let decision = decide(&spec, found.as_ref(), ours, saved, self.parts.writes.existing)?;
+            if !matches!(decision, Decision::Keep(_))
+                && let Some(time) = late.take()
+            {
+                waits("the quarantine after an unclean stop, before an index is made");
+                self.world.sleep(time).await;
+            }
+            if !matches!(decision, Decision::Keep(_)) {
+                // A process that stood still meanwhile must not touch another one's index.
+                lease.valid().await?;
+            }
+            let uuid = match decision {
                 Decision::Keep(uuid) => uuid,
                 Decision::Create => self.create(&target, &spec).await?,
                 Decision::Replace(name) => {
@@ -207,20 +220,11 @@ fn specs(shape: &Shape, pipeline: &str) -> Vec<IndexSpec> {
     shape.indices().iter().enumerate().map(spec).collect()
 }
 
-fn refused(error: crate::target::TargetError) -> PipelineError {
-    match error {
-        crate::target::TargetError::Halt { context, reason, hint } => {
-            Halt { state: "target-refuses", what: format!("{context}: {reason}"), hint }.into()
-        }
-        other => PipelineError::Failed(other.to_string()),
-    }
-}
-
 /// After an unclean end, requests of the last process may still be executed (law 3); one that gave
 /// its lease back had all of them answered. A first start has nothing before it.
 fn quarantine(given_back: bool, before: Option<&StateDocument>) -> Option<Duration> {
     const QUARANTINE: Duration = Duration::from_secs(10);
-    (before.is_some() && !given_back).then_some(QUARANTINE)
+    (before.is_some() && !given_back && !is_left_out(Rule::StartIsQuarantined)).then_some(QUARANTINE)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -315,7 +319,7 @@ mod tests {
 
     fn saved(resumes: bool) -> Saved {
         let position = resumes.then(|| Position::from_text("{}"));
-        Saved { owner: "o".into(), position, clean: true, identity: None }
+        Saved { owner: "o".into(), position, clean: true, identity: None, indices: None }
     }
 
     fn decided(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sources::mutant::{Rule, is_left_out};
 use sources::world::SharedWorld;
 use tokio::sync::mpsc;
 
@@ -24,10 +25,12 @@ pub(super) async fn watch_indices(
 ) {
     loop {
         world.sleep(EVERY).await;
+        if is_left_out(Rule::IndicesAreWatched) {
+            continue;
+        }
         for (alias, ours) in &uuids {
             // Without an answer nothing is known; the lanes are waiting for the target as well.
-            let Ok(found) = target.index(alias).await else { continue };
-            let uuid = found.map(|index| index.uuid);
+            let Ok(uuid) = target.uuid(alias).await else { continue };
             if let Some(halt) = judge(alias, ours, uuid.as_deref()) {
                 let _ = tell.send(halt);
                 return;

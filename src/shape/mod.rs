@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sources::change::{Change, Column, Op, Table};
+use sources::mutant::{Rule, is_left_out};
 use sources::position::Version;
 
 use crate::config::TableShape;
@@ -63,7 +64,8 @@ pub struct Shape {
 /// What of an action's charge is for the lane's entry and its place in the index.
 const ENTRY_BYTES: usize = 200;
 
-/// A scratch buffer larger than this is given back: one maximal document must not pin it.
+/// A scratch buffer larger than this is given back or becomes the action itself: one maximal document
+/// must neither pin it nor be held twice.
 const SCRATCH_KEPT: usize = 1 << 20;
 
 impl Shape {
@@ -165,9 +167,14 @@ impl Shape {
         }
         let scratch = &mut self.scratch;
         scratch.clear();
+        if entered.charge > SCRATCH_KEPT {
+            // What was paid for is the most that it needs: growing step by step would take twice that.
+            scratch.reserve_exact(entered.charge);
+        }
         let row = change.row();
         let id = plan.begin(scratch, row, matches!(change.op, Op::Put(_)));
-        plan.end_line(scratch, version);
+        let is_wrong = is_left_out(Rule::DeletesCarryVersions) && matches!(change.op, Op::Delete(_));
+        plan.end_line(scratch, if is_wrong { Version::from_target(1) } else { version });
         let whole = matches!(change.op, Op::Put(_));
         let dead =
             |reason: String| Kind::Dead(Box::new(Dead { reason, whole, bytes: row.heap_bytes() as u64 }));
@@ -195,13 +202,17 @@ impl Shape {
             scratch.truncate(line);
             dead.whole = false;
         }
+        let data = match scratch.len() > SCRATCH_KEPT {
+            true => std::mem::take(scratch).into_boxed_slice(),
+            false => scratch.as_slice().into(),
+        };
         let action = Action {
             index: number as u32,
             id_at: id.start as u32,
             id_len: id.len as u32,
             version,
             kind,
-            data: scratch.as_slice().into(),
+            data,
             segment: entered.segment,
             charge: entered.charge,
         };

@@ -59,7 +59,7 @@ impl Letters {
             while let Some(row) = rows.next()? {
                 let (index, id, bytes): (String, Vec<u8>, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
                 *held.places.entry(place(&index, &id)).or_default() += 1;
-                held.bytes += bytes;
+                held.bytes = held.bytes.saturating_add(bytes);
             }
             Ok(held)
         };
@@ -104,7 +104,7 @@ impl Letters {
         let texts = letter.index.len() + letter.id.len() + letter.reason.len();
         let body_bytes = letter.body.as_ref().map_or(0, |body| body.len());
         let new_bytes = LETTER_BYTES + (texts + body_bytes) as u64;
-        let bytes = self.bytes() + new_bytes;
+        let bytes = self.bytes().saturating_add(new_bytes);
         if bytes > self.limit_bytes {
             return Err(DeadLetterError::Full { bytes, limit: self.limit_bytes });
         }
@@ -115,7 +115,7 @@ impl Letters {
         {
             let mut held = self.held();
             *held.places.entry(place).or_default() += 1;
-            held.bytes += new_bytes;
+            held.bytes = held.bytes.saturating_add(new_bytes);
         }
         let keep = move |connection: &mut Connection| {
             let transaction = connection.transaction()?;
@@ -163,6 +163,25 @@ impl Letters {
         let ended = self.store.run("end a dead letter", end).await;
         let old = ended.map_err(|error| DeadLetterError::Store { reason: error.to_string() })?;
         self.forget(place, old);
+        Ok(())
+    }
+
+    async fn end_all(&self, index: &str, version: Version) -> Result<(), DeadLetterError> {
+        let (pipeline, name) = (self.pipeline.to_string(), index.to_owned());
+        let end = move |connection: &mut Connection| {
+            let delete = "DELETE FROM dead_letters WHERE pipeline = ?1 AND index_name = ?2 AND version <= ?3
+                          RETURNING id, held_bytes";
+            let mut statement = connection.prepare_cached(delete)?;
+            let ended = statement.query_map(params![pipeline, name, version.get()], |row| {
+                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, u64>(1)?))
+            })?;
+            ended.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let ended = self.store.run("end a table's dead letters", end).await;
+        let ended = ended.map_err(|error| DeadLetterError::Store { reason: error.to_string() })?;
+        for (id, bytes) in ended {
+            self.forget(place(index, &id), Some(bytes));
+        }
         Ok(())
     }
 
@@ -222,5 +241,9 @@ impl DeadLetters for Letters {
         version: Version,
     ) -> BoxFuture<'a, Result<(), DeadLetterError>> {
         Box::pin(self.end(index, id, version))
+    }
+
+    fn cleared<'a>(&'a self, index: &'a str, version: Version) -> BoxFuture<'a, Result<(), DeadLetterError>> {
+        Box::pin(self.end_all(index, version))
     }
 }

@@ -16,6 +16,8 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use sources::position::Position;
 use sources::source::Resume;
 use sources::world::BoxFuture;
@@ -37,6 +39,9 @@ pub struct Saved {
     pub clean: bool,
     /// The history that the checkpoint belongs to, as the source names it.
     pub identity: Option<String>,
+    /// The real indices (UUIDs by alias) that hold what lies before the checkpoint; `None` when a store of
+    /// format 1 kept the checkpoint.
+    pub indices: Option<BTreeMap<String, String>>,
 }
 
 impl Saved {
@@ -119,7 +124,7 @@ impl From<StoreError> for Halt {
 /// Where checkpoints are kept. The life of one:
 /// ```text
 /// let saved = store.load(pipeline)             what the last process left
-/// store.begin(pipeline)                        unclean from now on, before anything is written
+/// store.begin(pipeline, indices)               unclean from now on, before anything is written
 /// store.identify(pipeline, identity)           whose history it is
 /// store.checkpoint(pipeline, position)         again and again
 /// store.finish(pipeline, last position)        drained: clean
@@ -128,8 +133,12 @@ pub trait Store: Send + Sync {
     /// What is kept of the pipeline.
     fn load<'a>(&'a self, pipeline: &'a str) -> BoxFuture<'a, Result<Saved, StoreError>>;
 
-    /// Durably takes the sign of a clean end away.
-    fn begin<'a>(&'a self, pipeline: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Durably takes the sign of a clean end away, and keeps which indices (UUIDs by alias) are written.
+    fn begin<'a>(
+        &'a self,
+        pipeline: &'a str,
+        indices: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// Keeps the name of the history that is read.
     fn identify<'a>(&'a self, pipeline: &'a str, identity: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;

@@ -6,11 +6,13 @@
 //! SQLite blocks, so it has a thread of its own: the seam of its I/O. Jobs run in the order in which
 //! they were given; one whose caller has gone still runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 use sources::position::Position;
 use sources::world::{BoxFuture, SharedWorld};
@@ -22,7 +24,7 @@ use super::{Saved, Store, StoreError};
 
 /// The newest format of the file that this program knows; it is raised with each change of the
 /// schema, and older ones are brought up.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// `position` is the source's own text; `version` is below 2^53; `id` and `body` are bytes as sent.
 const SCHEMA: &str = "
@@ -31,7 +33,8 @@ const SCHEMA: &str = "
         name TEXT PRIMARY KEY,
         position TEXT,
         clean INTEGER NOT NULL,
-        identity TEXT
+        identity TEXT,
+        indices TEXT
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE dead_letters (
         pipeline TEXT NOT NULL,
@@ -45,6 +48,13 @@ const SCHEMA: &str = "
         unix_seconds INTEGER NOT NULL,
         PRIMARY KEY (pipeline, index_name, id)
     ) STRICT;
+";
+
+/// Format 2 keeps with a checkpoint the UUIDs of the indices that it speaks of: those in the state
+/// document are another process's, if one has run meanwhile.
+const FROM_1: &str = "
+    ALTER TABLE pipelines ADD COLUMN indices TEXT;
+    UPDATE meta SET value = '2' WHERE key = 'format';
 ";
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -163,7 +173,11 @@ fn format_of(connection: &Connection) -> rusqlite::Result<Option<u32>> {
 
 fn set_up(connection: &mut Connection, random: u64) -> rusqlite::Result<String> {
     let transaction = connection.transaction()?;
-    if format_of(&transaction)?.is_none() {
+    let found = format_of(&transaction)?;
+    if found == Some(1) {
+        transaction.execute_batch(FROM_1)?;
+    }
+    if found.is_none() {
         transaction.execute_batch(SCHEMA)?;
         let put = "INSERT INTO meta (key, value) VALUES (?1, ?2)";
         transaction.execute(put, params!["format", FORMAT.to_string()])?;
@@ -174,27 +188,43 @@ fn set_up(connection: &mut Connection, random: u64) -> rusqlite::Result<String> 
     Ok(owner)
 }
 
+fn indices_of(text: &str) -> rusqlite::Result<BTreeMap<String, String>> {
+    let wrong = |error| rusqlite::Error::FromSqlConversionFailure(3, Type::Text, Box::new(error));
+    serde_json::from_str(text).map_err(wrong)
+}
+
+fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
 impl Store for Sqlite {
     fn load<'a>(&'a self, pipeline: &'a str) -> BoxFuture<'a, Result<Saved, StoreError>> {
         let pipeline = pipeline.to_owned();
         let owner = self.owner.to_string();
         Box::pin(self.run("load the checkpoint", move |connection| {
-            let select = "SELECT position, clean, identity FROM pipelines WHERE name = ?1";
+            let select = "SELECT position, clean, identity, indices FROM pipelines WHERE name = ?1";
             let found = connection.query_row(select, [pipeline], |row| {
-                let position: Option<String> = row.get(0)?;
-                Ok((position.map(Position::from_text), row.get(1)?, row.get(2)?))
+                let position = row.get::<_, Option<String>>(0)?.map(Position::from_text);
+                let indices = row.get::<_, Option<String>>(3)?.map(|text| indices_of(&text)).transpose()?;
+                let owner = owner.clone();
+                Ok(Saved { owner, position, clean: row.get(1)?, identity: row.get(2)?, indices })
             });
-            let (position, clean, identity) = found.optional()?.unwrap_or((None, false, None));
-            Ok(Saved { owner, position, clean, identity })
+            let nothing =
+                Saved { owner: owner.clone(), position: None, clean: false, identity: None, indices: None };
+            Ok(found.optional()?.unwrap_or(nothing))
         }))
     }
 
-    fn begin<'a>(&'a self, pipeline: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        let pipeline = pipeline.to_owned();
+    fn begin<'a>(
+        &'a self,
+        pipeline: &'a str,
+        indices: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (pipeline, indices) = (pipeline.to_owned(), serde_json::to_string(indices));
         Box::pin(self.run("begin a run", move |connection| {
-            let put = "INSERT INTO pipelines (name, clean) VALUES (?1, 0)
-                       ON CONFLICT (name) DO UPDATE SET clean = 0";
-            connection.prepare_cached(put)?.execute([pipeline]).map(drop)
+            let put = "INSERT INTO pipelines (name, clean, indices) VALUES (?1, 0, ?2)
+                       ON CONFLICT (name) DO UPDATE SET clean = 0, indices = excluded.indices";
+            connection.prepare_cached(put)?.execute((pipeline, indices.map_err(unwritable)?)).map(drop)
         }))
     }
 

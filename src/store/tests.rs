@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,6 +44,10 @@ fn position(number: u32) -> Position {
     Position::seal(&number).unwrap()
 }
 
+fn indices(uuid: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("products".to_owned(), uuid.to_owned())])
+}
+
 fn letter(id: &str, version: u64) -> DeadLetter {
     let body = Bytes::from(format!("{{\"index\":{{}}}}\n{{\"v\":{version}}}\n"));
     let bytes = body.len() as u64;
@@ -74,7 +79,7 @@ async fn a_new_store_knows_nothing_and_keeps_its_owner() {
 async fn what_was_kept_outlives_an_end_without_warning() {
     let folder = Folder::new();
     let store = folder.open().unwrap();
-    store.begin("shop").await.unwrap();
+    store.begin("shop", &indices("uuid-1")).await.unwrap();
     store.identify("shop", "system 1").await.unwrap();
     for number in 0..50 {
         store.checkpoint("shop", &position(number)).await.unwrap();
@@ -90,6 +95,7 @@ async fn what_was_kept_outlives_an_end_without_warning() {
         let saved = folder.open().unwrap().load("shop").await.unwrap();
         assert_eq!(saved.position, Some(position(49)));
         assert_eq!(saved.identity.as_deref(), Some("system 1"));
+        assert_eq!(saved.indices, Some(indices("uuid-1")));
         assert!(!saved.clean);
     }
 }
@@ -101,7 +107,7 @@ async fn a_clean_end_is_remembered_until_the_next_beginning() {
     store.checkpoint("shop", &position(1)).await.unwrap();
     store.finish("shop", Some(&position(2))).await.unwrap();
     assert_eq!(store.load("shop").await.unwrap().position, Some(position(2)));
-    store.begin("shop").await.unwrap();
+    store.begin("shop", &indices("uuid-1")).await.unwrap();
     assert!(!store.load("shop").await.unwrap().clean);
     store.finish("shop", None).await.unwrap();
     drop(store);
@@ -165,11 +171,11 @@ fn a_newer_format_is_refused_by_name_and_left_as_it_is() {
     drop(folder.open().unwrap());
     let file = folder.0.join("rowtide.sqlite");
     let connection = Connection::open(&file).unwrap();
-    connection.execute("UPDATE meta SET value = '2' WHERE key = 'format'", []).unwrap();
+    connection.execute("UPDATE meta SET value = '3' WHERE key = 'format'", []).unwrap();
     drop(connection);
     let before = std::fs::read(&file).unwrap();
     let error = folder.open().err().unwrap().to_string();
-    assert!(error.contains("made by a newer Rowtide: format 2, this program knows 1"), "{error}");
+    assert!(error.contains("made by a newer Rowtide: format 3, this program knows 2"), "{error}");
     assert_eq!(std::fs::read(&file).unwrap(), before);
 }
 
@@ -182,23 +188,35 @@ fn what_is_no_store_is_refused() {
     assert!(error.contains("not a database"), "{error}");
 }
 
-/// `tests/fixtures/store-v1.sql` is what version 0.1.0 wrote, as SQLite's own dump.
+/// `tests/fixtures/store-v1.sql` and `store-v2.sql` are what earlier programs wrote, as SQLite's own dump.
 #[tokio::test]
-async fn a_store_of_format_1_is_read() {
+async fn stores_of_earlier_formats_are_read_and_brought_up() {
+    let fixtures = [
+        (include_str!("../../tests/fixtures/store-v1.sql"), None),
+        (include_str!("../../tests/fixtures/store-v2.sql"), Some(indices("Jx2k-0aQ"))),
+    ];
+    for (fixture, written) in fixtures {
+        open_fixture(fixture, written).await;
+    }
+}
+
+async fn open_fixture(fixture: &str, written: Option<BTreeMap<String, String>>) {
     let folder = Folder::new();
     std::fs::create_dir(&folder.0).unwrap();
-    let fixture = include_str!("../../tests/fixtures/store-v1.sql");
     Connection::open(folder.0.join("rowtide.sqlite")).unwrap().execute_batch(fixture).unwrap();
     let store = folder.open().unwrap();
     assert_eq!(store.owner(), "00c0ffee00c0ffee");
     let saved = store.load("shop").await.unwrap();
     assert_eq!(saved.position, Some(Position::from_text("{\"lsn\":\"0/16B3748\"}")));
     assert_eq!((saved.clean, saved.identity.as_deref()), (true, Some("7301234567890123456/1")));
+    assert_eq!(saved.indices, written);
     let letters = store.letters("shop", 1 << 20).await.unwrap();
     assert!(letters.holds("products", b"42"));
     let listed = letters.list(10).await.unwrap();
     assert_eq!((listed.len(), listed[0].version.get(), listed[0].bytes), (1, 81, 20));
     assert_eq!(listed[0].reason, "failed to parse field [price]");
+    store.begin("shop", &indices("uuid-2")).await.unwrap();
+    assert_eq!(store.load("shop").await.unwrap().indices, Some(indices("uuid-2")));
 }
 
 #[tokio::test]
@@ -219,6 +237,21 @@ async fn a_dead_letter_is_kept_until_a_later_change_of_its_place() {
     assert!(!letters.holds("products", b"1") && letters.holds("products", b"2"));
     let listed = letters.list(10).await.unwrap();
     assert_eq!(listed.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["2"]);
+}
+
+#[tokio::test]
+async fn a_truncate_ends_the_letters_of_its_index_up_to_its_version() {
+    let folder = Folder::new();
+    let letters = folder.open().unwrap().letters("shop", 1 << 20).await.unwrap();
+    for (id, version) in [("1", 5), ("2", 6), ("3", 7)] {
+        letters.keep(letter(id, version)).await.unwrap();
+    }
+    letters.cleared("other", Version::from_target(9)).await.unwrap();
+    assert_eq!(letters.count(), 3);
+    letters.cleared("products", Version::from_target(6)).await.unwrap();
+    assert!(!letters.holds("products", b"1") && !letters.holds("products", b"2"));
+    assert!(letters.holds("products", b"3"), "it is newer than the TRUNCATE");
+    assert_eq!(letters.list(10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -245,4 +278,25 @@ async fn letters_without_end_are_refused() {
     assert!(matches!(refused, Err(DeadLetterError::Full { limit: 3_000, .. })), "{refused:?}");
     assert!(!letters.holds("products", b"3"));
     assert_eq!(letters.count(), 2);
+}
+
+#[tokio::test]
+async fn sizes_that_nobody_wrote_do_not_overflow() {
+    let folder = Folder::new();
+    let store = folder.open().unwrap();
+    store
+        .run("spoil it", |connection| {
+            for id in ["a", "b", "c"] {
+                connection.execute(
+                    "INSERT INTO dead_letters VALUES ('p', 'i', CAST(?1 AS BLOB), 1, 'r', NULL, 0, 9223372036854775807, 0)",
+                    [id],
+                )?;
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let letters = store.letters("p", 1 << 20).await.unwrap();
+    assert_eq!((letters.count(), letters.bytes()), (3, u64::MAX));
+    assert!(letters.keep(letter("d", 1)).await.is_err(), "full");
 }

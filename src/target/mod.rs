@@ -178,6 +178,11 @@ pub trait Target: Send + Sync {
     /// What is there under an alias (or as an index of that name); `None` when nothing is.
     fn index<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<IndexState>, TargetError>>;
 
+    /// The UUID of the index under an alias; `None` when there is none. Asked for each index every 10 s.
+    fn uuid<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<String>, TargetError>> {
+        Box::pin(async { Ok(self.index(alias).await?.map(|index| index.uuid)) })
+    }
+
     /// Makes a new real index with its mapping and puts the alias on it, in one step.
     fn create_index<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>>;
 
@@ -188,7 +193,8 @@ pub trait Target: Send + Sync {
     fn refresh<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<(), TargetError>>;
 
     /// The ids of at most `limit` documents after `after` (in the target's own stable order), for a
-    /// barrier (law 9); empty at the end. `cursor` is `None` at first, then what was returned.
+    /// barrier (law 9); empty at the end. `cursor` is `None` at first, then what was returned. A
+    /// listing that begins refreshes first: it shows everything that was written before.
     fn ids<'a>(
         &'a self,
         alias: &'a str,

@@ -42,6 +42,7 @@ fn a1_a_read_that_does_not_see_what_was_passed_is_read_again() {
     let blind = seen(&database);
     assert!(!blind.view.shows(xid), "committed, and still not visible");
     assert_eq!(merge.finish(early, &blind, vec![K], keyed), Finish::Again);
+    assert_eq!(merge.unseen(), 1, "and remembered until a snapshot sees it");
 
     database.show(xid);
     let again = merge.begin(K.table);
@@ -75,7 +76,9 @@ fn a2_a_held_row_is_displaced_once() {
     let xid = put(&mut database, K);
     database.commit(xid, 1);
     merge.pass(xid);
+    assert!(!merge.is_idle(), "a read is under way");
     assert_eq!(merge.finish(id, &old, vec![K, OTHER], keyed), Finish::Held);
+    assert!(!merge.is_idle(), "and held");
     assert!(merge.released().is_empty(), "the transaction has not ended");
     assert!(merge.change(&key(K)));
     assert!(!merge.change(&key(K)));

@@ -63,16 +63,18 @@ enum State {
     Ended,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Transaction {
     events: Vec<(Lsn, Event)>,
     state: State,
     /// The commit record's LSN; `Lsn::MAX` until there is one.
     pub(super) commit: Lsn,
     pub(super) end: Lsn,
+    /// By the server's clock: two histories of one server differ in it when in nothing else.
+    pub(super) time: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Write {
     xid: Xid,
     value: Option<u64>,
@@ -105,7 +107,7 @@ pub(super) struct Line {
     pub(super) held: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Database {
     transactions: BTreeMap<Xid, Transaction>,
     /// In the order of their commit records.
@@ -116,12 +118,14 @@ pub(super) struct Database {
     /// From which LSN on the log has the table's events.
     joined: [Option<Lsn>; TABLES as usize],
     last_value: u64,
+    /// What commits are stamped with.
+    pub(super) clock: u64,
 }
 
 impl Database {
     /// Holds the keys of `present` (by bit) before any log was read.
     pub(super) fn new(present: u16) -> Self {
-        let first = Transaction { events: Vec::new(), state: State::Ended, commit: 1, end: 2 };
+        let first = Transaction { events: Vec::new(), state: State::Ended, commit: 1, end: 2, time: 0 };
         let mut database = Self {
             transactions: BTreeMap::from([(1, first)]),
             log: Vec::new(),
@@ -129,6 +133,7 @@ impl Database {
             chains: BTreeMap::new(),
             joined: [Some(0), Some(0), None],
             last_value: 0,
+            clock: 0,
         };
         for (bit, id) in (0..TABLES).flat_map(ids_of).enumerate() {
             if present >> bit & 1 == 1 {
@@ -165,7 +170,7 @@ impl Database {
     pub(super) fn open(&mut self) -> Xid {
         let xid = self.transactions.keys().last().map_or(1, |last| last + 1);
         let transaction =
-            Transaction { events: Vec::new(), state: State::Open, commit: Lsn::MAX, end: Lsn::MAX };
+            Transaction { events: Vec::new(), state: State::Open, commit: Lsn::MAX, end: Lsn::MAX, time: 0 };
         self.transactions.insert(xid, transaction);
         xid
     }
@@ -249,6 +254,7 @@ impl Database {
             transaction.state = State::Committed;
             transaction.commit = commit;
             transaction.end = end;
+            transaction.time = self.clock;
         }
         self.log.push(xid);
     }
@@ -292,5 +298,51 @@ impl Database {
         let counts =
             |write: &Write| self.transaction(write.xid).commit < place || passed.contains(&write.xid);
         chain.iter().rposition(counts).map_or(0, |last| last + 1)
+    }
+}
+
+/// Only a whole simulation asks these.
+#[allow(dead_code)]
+impl Database {
+    /// How many writes of the key a document holds when the log between two places is settled; `None`
+    /// when it says nothing of the key.
+    pub(super) fn settled_by(&self, id: Id, from: Lsn, lsn: Lsn) -> Option<usize> {
+        let joined = self.joined[id.table as usize]?;
+        let in_log = |write: &Write| {
+            let transaction = self.transaction(write.xid);
+            let of_key = |(at, event): &(Lsn, Event)| *at >= joined && event.ids().contains(&id);
+            transaction.end > from && transaction.end <= lsn && transaction.events.iter().any(of_key)
+        };
+        self.chains.get(&id)?.iter().rposition(in_log).map(|last| last + 1)
+    }
+
+    /// Whether a document with this value holds at least so many writes of its key.
+    pub(super) fn holds(&self, id: Id, value: Option<u64>, least: usize) -> bool {
+        let chain = self.chains.get(&id).map_or(&[][..], Vec::as_slice);
+        chain.iter().enumerate().any(|(at, write)| write.value == value && at + 1 >= least)
+    }
+
+    /// Whether the log has, beyond `lsn`, a change of the key that does not carry every column, or a TRUNCATE.
+    pub(super) fn displaces_refetches(&self, id: Id, lsn: Lsn) -> bool {
+        let is_partial = |(_, event): &(Lsn, Event)| match event {
+            Event::Put { id: of, partial, .. } => *of == id && *partial,
+            Event::Move { new, partial, .. } => *new == id && *partial,
+            Event::Truncate { table } => *table == id.table,
+            Event::Delete { .. } => false,
+        };
+        let committed = self.log.iter().map(|xid| self.transaction(*xid));
+        committed.filter(|it| it.end > lsn).any(|it| it.events.iter().any(is_partial))
+    }
+
+    /// A key's writes, for people.
+    pub(super) fn chain(&self, id: Id, least: usize) -> String {
+        let chain = self.chains.get(&id).map_or(&[][..], Vec::as_slice);
+        let writes = chain.iter().map(|write| (write.xid, self.transaction(write.xid).end, write.value));
+        format!("at least {least} of {:?}", writes.collect::<Vec<_>>())
+    }
+
+    /// Whether this history has such a transaction.
+    pub(super) fn is_known(&self, xid: Xid) -> bool {
+        self.transactions.contains_key(&xid)
     }
 }

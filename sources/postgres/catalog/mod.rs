@@ -68,9 +68,10 @@ pub(crate) struct TableInfo {
     pub(crate) key_types: Vec<String>,
     /// The publication's condition on rows in SQL, which reads beside the log need too (T12).
     pub(crate) row_filter: Option<String>,
-    /// The planner's estimate.
+    /// The planner's estimate; 0 when it has none.
     pub(crate) rows_estimated: u64,
-    /// Bytes of a row on disk, estimated; TOAST included.
+    /// Bytes of a row on disk, estimated; TOAST included. 0 for a table that was never analyzed: a chunk
+    /// ends at its share anyway.
     pub(crate) row_bytes_estimated: u64,
 }
 
@@ -157,7 +158,7 @@ impl TableInfo {
             key_types: key.iter().map(|&place| attributes[place].type_sql.clone()).collect(),
             row_filter: published.row_filter,
             rows_estimated: found.rows,
-            row_bytes_estimated: found.bytes / found.rows.max(1),
+            row_bytes_estimated: found.bytes.checked_div(found.rows).unwrap_or(0),
         }))
     }
 }
@@ -187,6 +188,13 @@ async fn published(
     let row_filter = rows.first().and_then(|row| row.first().cloned().flatten());
     let columns: Vec<String> = rows.into_iter().filter_map(|row| row.into_iter().nth(1).flatten()).collect();
     Ok(Published { columns: (!columns.is_empty()).then_some(columns), row_filter })
+}
+
+/// For the fuzz targets: each row as whatever it has the columns of, and what follows from them.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_any(rows: Vec<Vec<Option<String>>>) {
+    value_types::read_any(rows.clone());
+    rules::read_any(rows);
 }
 
 /// A name as SQL needs it.

@@ -109,6 +109,13 @@ impl TypeRow {
     }
 }
 
+/// For the fuzz targets: each row as one of pg_type, and all of them resolved.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_any(rows: Vec<Vec<Option<String>>>) -> usize {
+    let rows: HashMap<u32, TypeRow> = rows.into_iter().filter_map(TypeRow::read).collect();
+    rows.keys().filter(|oid| resolve(**oid, &rows, 0).0 != Decoder::Text).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

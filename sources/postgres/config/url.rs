@@ -33,6 +33,8 @@ pub(super) enum UrlFault {
     Tls(String),
     #[error("sslmode={0} is none of disable, allow, prefer, require, verify-ca, verify-full")]
     SslMode(String),
+    #[error("it has an @ behind a ?: write a ? in the password as %3F, and an @ in a parameter as %40")]
+    Unescaped,
     #[error("its parameter {0} is not known; there are sslmode and application_name")]
     Parameter(String),
 }
@@ -62,15 +64,24 @@ impl Url {
             return Err(UrlFault::User);
         }
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            let value = decoded(value)?;
-            match name {
-                "sslmode" => judge_sslmode(value)?,
-                "application_name" => url.application_name = Some(value),
-                _ => return Err(UrlFault::Parameter(name.to_owned())),
-            }
+            url.set(parameter).map_err(|fault| match parameters.contains('@') {
+                // What looks like parameters can be the end of a password, which no message may show.
+                true => UrlFault::Unescaped,
+                false => fault,
+            })?;
         }
         Ok(url)
+    }
+
+    fn set(&mut self, parameter: &str) -> Result<(), UrlFault> {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = decoded(value)?;
+        match name {
+            "sslmode" => judge_sslmode(value)?,
+            "application_name" => self.application_name = Some(value),
+            _ => return Err(UrlFault::Parameter(name.to_owned())),
+        }
+        Ok(())
     }
 }
 
@@ -170,6 +181,19 @@ mod tests {
         }
         assert_eq!(fault("postgres://u@h/d?sslmode=on"), UrlFault::SslMode("on".to_owned()));
         assert_eq!(fault("postgres://u@h/d?x=1"), UrlFault::Parameter("x".to_owned()));
+    }
+
+    #[test]
+    fn a_password_with_a_question_mark_is_not_told_as_a_parameter() {
+        for url in [
+            "postgres://me:a@b?secret@h/d",
+            "postgres://me:a@b?sslmode=secret@h/d",
+            "postgres://me:a@b?secret&x@h/d",
+        ] {
+            assert_eq!(fault(url), UrlFault::Unescaped, "{url}");
+        }
+        let named = Url::parse("postgres://me@h/d?application_name=a@b").ok().unwrap();
+        assert_eq!(named.application_name.as_deref(), Some("a@b"));
     }
 
     proptest! {

@@ -6,14 +6,15 @@
 //!                      └ not quoted: null
 //! ```
 
-use super::{DecodeError, Decoder};
+use super::{DecodeError, Decoder, Room};
 
-/// Appends the array `text`, each element through `element`.
+/// Appends the array `text`, each element through `element`; ends when `out` outgrows its room.
 pub(super) fn append(
     element: &Decoder,
     delimiter: u8,
     text: &[u8],
     out: &mut Vec<u8>,
+    room: Room,
 ) -> Result<(), DecodeError> {
     let mut rest = without_bounds(text)?;
     let mut depth = 0_usize;
@@ -21,6 +22,9 @@ pub(super) fn append(
     let mut after_value = false;
     let mut unescaped = Vec::new();
     while let Some((&byte, tail)) = rest.split_first() {
+        if out.len() > room.most {
+            return Err(DecodeError::TooLarge);
+        }
         let here = rest;
         rest = tail;
         match byte {
@@ -45,7 +49,7 @@ pub(super) fn append(
             }
             _ if after_value || depth == 0 => return Err(DecodeError::Array),
             b'"' => {
-                rest = append_quoted(element, rest, &mut unescaped, out)?;
+                rest = append_quoted(element, rest, &mut unescaped, out, room)?;
                 after_value = true;
             }
             _ => {
@@ -55,7 +59,7 @@ pub(super) fn append(
                 match value {
                     b"NULL" => out.extend_from_slice(b"null"),
                     b"" => return Err(DecodeError::Array),
-                    value => element.append(value, out)?,
+                    value => element.append_checked(value, out, room)?,
                 }
                 after_value = true;
             }
@@ -81,11 +85,12 @@ fn append_quoted<'a>(
     text: &'a [u8],
     unescaped: &mut Vec<u8>,
     out: &mut Vec<u8>,
+    room: Room,
 ) -> Result<&'a [u8], DecodeError> {
     let special = |&byte: &u8| byte == b'"' || byte == b'\\';
     let mut at = text.iter().position(special).ok_or(DecodeError::Array)?;
     if text[at] == b'"' {
-        element.append(&text[..at], out)?;
+        element.append_checked(&text[..at], out, room)?;
         return Ok(&text[at + 1..]);
     }
     unescaped.clear();
@@ -94,7 +99,7 @@ fn append_quoted<'a>(
         unescaped.extend_from_slice(&rest[..at]);
         match &rest[at..] {
             [b'"', tail @ ..] => {
-                element.append(unescaped, out)?;
+                element.append_checked(unescaped, out, room)?;
                 return Ok(tail);
             }
             [_, escaped, tail @ ..] => {

@@ -17,7 +17,8 @@
 //! - A date or time that ISO 8601 with four digits cannot say (`infinity`, BC, a year over 9999) is
 //!   a string of the text form, as in `"0044-03-15 BC"`.
 //! - A domain is decoded as what it is made of.
-//! - json and jsonb are trusted to be JSON, texts to be UTF-8: the server checked both.
+//! - json and jsonb are trusted to be JSON: the server checked it. That a text is UTF-8 it has not
+//!   checked in a database of encoding SQL_ASCII, so it is checked here.
 
 mod array;
 #[cfg(test)]
@@ -43,9 +44,31 @@ pub(crate) enum DecodeError {
     /// Braces, quotes or commas are not where an array has them.
     #[error("an array's text form is malformed")]
     Array,
+    /// Begins like a number and is none.
+    #[error("a number is not in decimal form")]
+    Number,
+    /// Bytes that no JSON can hold: the database's encoding is SQL_ASCII.
+    #[error("a text is not UTF-8")]
+    Utf8,
     /// No text at all where there must be some.
     #[error("a json value is empty")]
     Json,
+    /// As JSON it leads over what was allowed; not all of it was appended.
+    #[error("a value is too large")]
+    TooLarge,
+}
+
+/// Bytes of a text from which on it is counted before it is decoded: less is sixfold at the most, and
+/// that is little beside a document.
+const LARGE: usize = 64 << 10;
+
+/// What a row may become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Most bytes of all its values.
+    pub(crate) most: usize,
+    /// Bytes of the texts that follow, so that their room is made at once.
+    pub(crate) rest: usize,
 }
 
 /// How the values of a column become JSON; chosen once for a column.
@@ -116,12 +139,32 @@ impl Decoder {
         Self::Array { element: Box::new(element), delimiter }
     }
 
-    /// Appends the JSON of a value that is not null.
+    /// Appends the JSON of a value that is not null. A large one is refused before `out` outgrows its
+    /// room, and grows it to no more than it needs (law 5): a control character takes six bytes in
+    /// JSON, so what fits on the wire need not fit here.
     #[inline]
-    pub(crate) fn append(&self, text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    pub(crate) fn append_within(
+        &self,
+        text: &[u8],
+        out: &mut Vec<u8>,
+        room: Room,
+    ) -> Result<(), DecodeError> {
+        // A bytea is long, and its digits are looked at anyway.
+        if !matches!(self, Self::Bytea) && std::str::from_utf8(text).is_err() {
+            return Err(DecodeError::Utf8);
+        }
+        self.append_checked(text, out, room)
+    }
+
+    /// The same of what is UTF-8, or of a part of it, which an array's element is.
+    #[inline]
+    fn append_checked(&self, text: &[u8], out: &mut Vec<u8>, room: Room) -> Result<(), DecodeError> {
+        if text.len() > LARGE {
+            self.make_room(text, out, room)?;
+        }
         match self {
             Self::Text => append_string(text, out),
-            Self::Number => append_number(text, out),
+            Self::Number => return append_number(text, out),
             Self::Boolean => match text {
                 b"t" => out.extend_from_slice(b"true"),
                 b"f" => out.extend_from_slice(b"false"),
@@ -131,9 +174,35 @@ impl Decoder {
             Self::TimestampTz => append_timestamp(text, b"+00", b"Z", out),
             Self::Json => return append_json(text, out),
             Self::Bytea => return append_bytea(text, out),
-            Self::Array { element, delimiter } => return array::append(element, *delimiter, text, out),
+            Self::Array { element, delimiter } => {
+                return array::append(element, *delimiter, text, out, room);
+            }
         }
         Ok(())
+    }
+
+    /// Room for exactly the JSON of a large value.
+    #[cold]
+    fn make_room(&self, text: &[u8], out: &mut Vec<u8>, room: Room) -> Result<(), DecodeError> {
+        let left = room.most.saturating_sub(out.len());
+        let bytes = match self {
+            Self::Bytea => (text.len() / 2).div_ceil(3) * 4 + 2,
+            Self::Json => text.len(),
+            // How large it is shows element by element; most elements are quoted in JSON.
+            Self::Array { .. } => (text.len() * 2).min(left),
+            _ => text::string_bytes(text),
+        };
+        if bytes > left {
+            return Err(DecodeError::TooLarge);
+        }
+        out.reserve_exact(bytes + room.rest.min(left - bytes) + LARGE);
+        Ok(())
+    }
+
+    /// As [`Self::append_within`], without a limit.
+    #[cfg(any(test, feature = "live", feature = "fuzzing"))]
+    pub(crate) fn append(&self, text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        self.append_within(text, out, Room { most: usize::MAX / 2, rest: 0 })
     }
 }
 
@@ -159,13 +228,41 @@ pub(crate) fn kind_of_scalar(type_oid: u32, type_name: &str) -> Kind {
     }
 }
 
-fn append_number(text: &[u8], out: &mut Vec<u8>) {
+fn append_number(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     // NaN, Infinity, -Infinity.
     if !digits.first().is_some_and(u8::is_ascii_digit) {
-        return append_string(text, out);
+        append_string(text, out);
+        return Ok(());
+    }
+    if !is_number(digits) {
+        return Err(DecodeError::Number);
     }
     out.extend_from_slice(text);
+    Ok(())
+}
+
+/// Whether a text without a sign is a number as JSON has it.
+fn is_number(text: &[u8]) -> bool {
+    let past_digits = |text: &[u8]| text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (whole, mut rest) = text.split_at(past_digits(text));
+    if whole.is_empty() || (whole.len() > 1 && whole[0] == b'0') {
+        return false;
+    }
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let end = past_digits(fraction);
+        if end == 0 {
+            return false;
+        }
+        rest = &fraction[end..];
+    }
+    match rest {
+        [] => true,
+        [b'e' | b'E', b'+' | b'-', digits @ ..] | [b'e' | b'E', digits @ ..] => {
+            !digits.is_empty() && past_digits(digits) == digits.len()
+        }
+        _ => false,
+    }
 }
 
 /// `2026-01-02 03:04:05.123456` and then `zone`, which becomes `zone_iso`.
@@ -173,7 +270,11 @@ fn append_timestamp(text: &[u8], zone: &[u8], zone_iso: &[u8], out: &mut Vec<u8>
     const DATE: usize = "2026-01-02".len();
     let time = text.strip_suffix(zone).filter(|time| {
         // Infinity, another zone, a year over 9999 (the space is elsewhere), BC (it ends in a C).
-        time.len() > DATE && time[DATE] == b' ' && time.last().is_some_and(u8::is_ascii_digit)
+        let plain = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b':' | b'.' | b' ');
+        time.len() > DATE
+            && time[DATE] == b' '
+            && time.last().is_some_and(u8::is_ascii_digit)
+            && time.iter().all(plain)
     });
     let Some(time) = time else {
         return append_string(text, out);
@@ -209,7 +310,9 @@ fn append_bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
     if !rest.is_empty() {
         return Err(DecodeError::Bytea);
     }
-    out.reserve(pairs.len().div_ceil(3) * 4 + 2);
+    if text.len() <= LARGE {
+        out.reserve(pairs.len().div_ceil(3) * 4 + 2);
+    }
     out.push(b'"');
     let mut bytes = [0; PIECE];
     let mut letters = [0; PIECE / 3 * 4];

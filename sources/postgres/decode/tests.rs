@@ -28,6 +28,31 @@ fn numbers_keep_every_digit_and_what_is_none_is_a_string() {
 }
 
 #[test]
+fn what_only_begins_like_a_number_is_refused() {
+    for text in ["1.", "01", "1e", "1e+", "1 2", "1\n{\"delete\":{}}", "-1-", "0x10", "1.5.5", "1_000"] {
+        assert_eq!(
+            Decoder::Number.append(text.as_bytes(), &mut Vec::new()),
+            Err(DecodeError::Number),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_text_of_a_database_that_checks_nothing_must_be_utf8() {
+    let latin1 = b"caf\xe9";
+    for decoder in [Decoder::Text, Decoder::Json, Decoder::Number, Decoder::array_of(Decoder::Text, b',')] {
+        assert_eq!(decoder.append(latin1, &mut Vec::new()), Err(DecodeError::Utf8), "{decoder:?}");
+    }
+    assert_eq!(json(&Decoder::array_of(Decoder::Text, b','), "{\"\\é\"}"), "[\"é\"]");
+}
+
+#[test]
+fn a_time_with_anything_else_in_it_is_a_text() {
+    assert_eq!(scalar(oid::TIMESTAMP, "2026-01-02 \",\"5"), "\"2026-01-02 \\\",\\\"5\"");
+}
+
+#[test]
 fn booleans() {
     assert_eq!(scalar(oid::BOOL, "t"), "true");
     assert_eq!(scalar(oid::BOOL, "f"), "false");

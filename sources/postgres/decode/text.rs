@@ -2,7 +2,10 @@
 
 /// Appends `text`, which is UTF-8, as a JSON string.
 pub(crate) fn append_string(text: &[u8], out: &mut Vec<u8>) {
-    out.reserve(text.len() + 2);
+    // What is longer has its room already.
+    if text.len() <= super::LARGE {
+        out.reserve(text.len() + 2);
+    }
     out.push(b'"');
     let mut rest = text;
     while let Some(at) = first_to_escape(rest) {
@@ -12,6 +15,16 @@ pub(crate) fn append_string(text: &[u8], out: &mut Vec<u8>) {
     }
     out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+/// Bytes that [`append_string`] appends.
+pub(super) fn string_bytes(text: &[u8]) -> usize {
+    let more = |&byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    text.len() + 2 + text.iter().map(more).sum::<usize>()
 }
 
 /// Where the first byte stands that a JSON string cannot hold as it is.
@@ -71,6 +84,7 @@ mod tests {
     fn check(text: &str) {
         let mut out = Vec::new();
         append_string(text.as_bytes(), &mut out);
+        assert_eq!(out.len(), string_bytes(text.as_bytes()));
         assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(text).unwrap());
     }
 

@@ -1,6 +1,7 @@
 //! Checkpoints of the stream, and what the server is told of those that are durable (law 4, T01, T03).
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{CHECKPOINT_EVERY, PREFIX_EVERY, Stream, lost};
 use crate::change::Item;
@@ -31,6 +32,9 @@ impl Stream {
         }
         let lsn = self.state.acknowledged;
         self.state.last_feedback = self.world.now();
+        if ask {
+            self.state.last_asked = self.state.last_feedback;
+        }
         self.connection.send_status(lsn, lsn, lsn, ask).await.map_err(lost)
     }
 
@@ -55,15 +59,22 @@ impl Stream {
         self.checkpoint().await
     }
 
-    pub(super) async fn checkpoint_if_due(&mut self, idle: bool) -> Result<(), SourceError> {
+    pub(super) async fn checkpoint_if_due(&mut self) -> Result<(), SourceError> {
+        match self.checkpoint_due_in() {
+            Some(Duration::ZERO) => self.checkpoint().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// How long until the next checkpoint between transactions; `None` while there is nothing to say. An
+    /// idle moment makes none sooner: a log that trickles is idle after each of its changes, and with a
+    /// thousand tables a position has tens of kilobytes.
+    pub(super) fn checkpoint_due_in(&self) -> Option<Duration> {
         if !self.state.dirty || self.state.current.is_some() || self.state.candidate.is_some() {
-            return Ok(());
+            return None;
         }
         let since = self.world.now().saturating_sub(self.state.last_checkpoint);
-        if !idle && since < CHECKPOINT_EVERY {
-            return Ok(());
-        }
-        self.checkpoint().await
+        Some(CHECKPOINT_EVERY.saturating_sub(since))
     }
 
     /// Makes a checkpoint of this place; it goes out when every refetch before it has.

@@ -49,8 +49,11 @@ const PREFIX_EVERY: u64 = 10_000;
 /// Between two status updates to the server, whose patience (`wal_sender_timeout`) is 60 s unless it
 /// was changed; it is asked for an answer, which says where its log ends (T03).
 const FEEDBACK_EVERY: Duration = Duration::from_secs(5);
-/// A server that was asked so often and said nothing is gone; the connection is made anew.
-const SILENCE_MOST: Duration = Duration::from_secs(60);
+/// A server that was asked so often and said nothing is gone: a minute, like `wal_receiver_timeout`. Counted
+/// and not timed, so that a process which stood still itself does not blame the server.
+const UNANSWERED_MOST: u32 = 12;
+/// After so many, what is waited for is said.
+const UNANSWERED_TOLD: u32 = 3;
 /// The least time between two reads that bring little; added to the latency of a busy log at the most.
 const GATHER: Duration = Duration::from_millis(1);
 /// What is little: a quarter of the wire's buffer.
@@ -101,8 +104,10 @@ struct State {
     dirty: bool,
     last_checkpoint: Moment,
     last_feedback: Moment,
-    /// When the server last said anything; it is asked every [`FEEDBACK_EVERY`].
-    last_heard: Moment,
+    /// When the server was last asked for a sign; every [`FEEDBACK_EVERY`], whatever else goes on.
+    last_asked: Moment,
+    /// So often, since it last said anything.
+    unanswered: u32,
     /// When the buffer was empty last.
     last_idle: Moment,
     /// The last read from the socket brought less than [`GATHER_BELOW`].
@@ -151,7 +156,8 @@ impl Stream {
             dirty: true,
             last_checkpoint: world.now(),
             last_feedback: world.now(),
-            last_heard: world.now(),
+            last_asked: world.now(),
+            unanswered: 0,
             last_idle: world.now(),
             brought_little: false,
             acknowledged: position.lsn,
@@ -182,7 +188,7 @@ impl Stream {
         if self.position.inside.is_none() {
             // Before the first document: after a crash, a start without a checkpoint would find
             // documents that nobody knows of, and halt.
-            self.checkpoint_if_due(true).await?;
+            self.checkpoint().await?;
         }
         if let Some(begin) = begun {
             self.begin(begin);
@@ -197,27 +203,54 @@ impl Stream {
             }
             self.idle().await?;
             self.gather().await;
+            let checkpoint_in = self.checkpoint_due_in();
             tokio::select! {
                 biased;
                 () = self.link.stop.told() => {}
                 said = self.from_reads.recv() => self.hear(said).await?,
                 filled = self.connection.fill() => {
                     filled.map_err(lost)?;
-                    self.state.last_heard = self.world.now();
+                    self.heard();
                     self.state.brought_little = self.connection.buffered() < GATHER_BELOW;
                 }
                 changed = self.link.durable.changed() => {
                     changed.map_err(|_| SourceError::Closed)?;
                     self.feedback(false).await?;
                 }
-                () = self.world.sleep(FEEDBACK_EVERY) => {
-                    if self.world.now().saturating_sub(self.state.last_heard) > SILENCE_MOST {
-                        return Err(super::rows::unexpected("nothing for a minute, though it was asked"));
-                    }
-                    self.feedback(true).await?;
-                }
+                () = self.world.sleep(checkpoint_in.unwrap_or_default()), if checkpoint_in.is_some() => {}
+                // Then `idle` asks.
+                () = self.world.sleep(FEEDBACK_EVERY) => {}
             }
         }
+    }
+
+    /// Asks the server for a sign, if it has not been lately. Only where its answer would be read.
+    async fn ask(&mut self) -> Result<(), SourceError> {
+        if self.world.now().saturating_sub(self.state.last_asked) < FEEDBACK_EVERY {
+            return Ok(());
+        }
+        if self.state.unanswered >= UNANSWERED_MOST {
+            return Err(SourceError::Wait {
+                context: "read the log",
+                reason: "the server says nothing, though it was asked for a minute: the connection is lost"
+                    .to_owned(),
+            });
+        }
+        self.state.unanswered += 1;
+        if self.state.unanswered > UNANSWERED_TOLD {
+            let seconds = FEEDBACK_EVERY.as_secs() * u64::from(self.state.unanswered - 1);
+            let why = format!("a sign of the server, which has said nothing for {seconds} s");
+            self.link.status.send_modify(|status| status.waiting_for = Some(why));
+        }
+        self.feedback(true).await
+    }
+
+    /// The server has said something.
+    fn heard(&mut self) {
+        if self.state.unanswered > UNANSWERED_TOLD {
+            self.link.status.send_modify(|status| status.waiting_for = None);
+        }
+        self.state.unanswered = 0;
     }
 
     /// Handles what the buffer holds, up to one turn. Whether there may be more.
@@ -249,11 +282,9 @@ impl Stream {
 
     /// The buffer is empty: nothing that is complete waits for more.
     async fn idle(&mut self) -> Result<(), SourceError> {
-        if self.world.now().saturating_sub(self.state.last_feedback) > FEEDBACK_EVERY {
-            self.feedback(true).await?;
-        }
+        self.ask().await?;
         self.wait_for_reads().await?;
-        self.checkpoint_if_due(true).await?;
+        self.checkpoint_if_due().await?;
         self.state.refetches.send_if_free();
         self.state.outgoing.flush()?;
         Ok(())
@@ -354,7 +385,7 @@ impl Stream {
             status.passed_commit_unix_us = time_us;
             false
         });
-        self.checkpoint_if_due(false).await?;
+        self.checkpoint_if_due().await?;
         self.look_if_many();
         Ok(())
     }

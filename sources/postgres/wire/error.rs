@@ -34,6 +34,12 @@ pub(crate) enum WireError {
         /// The limit.
         seconds: u64,
     },
+    /// No answer, and nobody at work on one.
+    #[error("no answer for {seconds} s, and the server is not at work on one: the connection is lost")]
+    Silent {
+        /// How long nothing came before the server was asked.
+        seconds: u64,
+    },
 }
 
 impl From<Malformed> for WireError {

@@ -154,10 +154,12 @@ impl Skip {
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         match self.step {
             Step::Mark => {
-                if !matches!(bytes[0], b'O' | b'K' | b'N') {
-                    return Err(Malformed("a large change has a row of no known kind"));
+                // At most an old row and then a new one: else 2 GiB of tiny rows would be held as rows.
+                match (self.rows.last(), bytes[0]) {
+                    (None, b'O' | b'K' | b'N') | (Some((b'O' | b'K', _)), b'N') => self.begin_row(bytes[0]),
+                    (None, _) => return Err(Malformed("a large change has a row of no known kind")),
+                    (Some(_), _) => return Err(Malformed("a large change goes on after its new row")),
                 }
-                self.begin_row(bytes[0]);
                 self.step = Step::Count;
                 Ok(1)
             }
@@ -289,6 +291,10 @@ mod tests {
         skip.finish()
     }
 
+    fn feed_all(skip: Skip, bytes: &[u8]) -> Result<Rows, Malformed> {
+        feed(skip, bytes, usize::MAX)
+    }
+
     fn expect(values: &[Option<Vec<u8>>], keep: &[usize]) -> LargeRow {
         let kept = keep.iter().map(|&place| match values.get(place) {
             None => Kept::Missing,
@@ -331,6 +337,14 @@ mod tests {
         fn no_bytes_make_it_panic(bytes: Vec<u8>, piece in 1_usize..20) {
             let _any = feed(Skip::change(bytes.len(), vec![0, 1]), &bytes, piece);
             let _any = feed(Skip::data_row(bytes.len(), &[0, 1]), &bytes, piece);
+        }
+
+        #[test]
+        fn a_change_has_an_old_row_and_a_new_one_and_no_more(values in values(), marks in "[OKN]{0,5}") {
+            let row: Vec<_> = values.iter().map(|value| value.as_deref().map_or(Value::Null, Value::Text)).collect();
+            let bytes: Vec<u8> = marks.bytes().flat_map(|mark| [vec![mark], log_row(&row)].concat()).collect();
+            let is_change = ["O", "K", "N", "ON", "KN"].contains(&marks.as_str());
+            prop_assert_eq!(feed_all(Skip::change(bytes.len(), vec![0]), &bytes).is_ok(), is_change);
         }
 
         #[test]

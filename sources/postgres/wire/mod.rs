@@ -13,6 +13,7 @@
 //! - Everything that waits is safe to drop inside `tokio::select!`, with one exception: a dropped
 //!   [`Connection::simple`] leaves its answer behind, and the connection then refuses to go on.
 //! - A connection on which anything but [`WireError::Server`] was returned is over.
+//! - An answer that does not come is not waited for when the server is not at work on it ([`silence`]).
 //!
 //! tokio-postgres has no CopyBoth, and holds whole rows.
 
@@ -22,6 +23,10 @@ mod large;
 mod log;
 mod login;
 mod rows;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod scripted;
+mod silence;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +49,7 @@ pub(crate) use rows::Next;
 
 use input::{HEAD, Input, Peek};
 use large::Skip;
+use stream::Stream;
 
 use crate::postgres::tuple::Tuple;
 use crate::world::{SharedWorld, within};
@@ -51,6 +57,10 @@ use crate::world::{SharedWorld, within};
 /// The most bytes of a message that is not a row: a table of 1,600 columns with long names has
 /// about 150 KB in the log.
 const CONTROL_MAX: usize = 1 << 20;
+
+/// The most bytes that the rows of a short answer may take, counted by [`Answered`]: those of a catalog
+/// with some ten thousand columns.
+const ANSWER_MAX: usize = 8 << 20;
 
 /// The most bytes read after a polite end, while the server notices it.
 const LAST_BYTES_MAX: usize = 16 << 20;
@@ -86,6 +96,13 @@ pub(crate) struct Connect {
     pub(crate) options: Vec<(String, String)>,
 }
 
+impl Connect {
+    /// The same, for SQL.
+    fn for_questions(&self) -> Self {
+        Self { replication: false, ..self.clone() }
+    }
+}
+
 /// Settings of every connection. A walsender takes them too: the output functions that pgoutput
 /// calls look at them. So a row read by SQL and the same row in the log are equal byte by byte.
 const SETTINGS: [(&str, &str); 12] = [
@@ -106,11 +123,6 @@ const SETTINGS: [(&str, &str); 12] = [
     // A chunk is too short to be worth compiling.
     ("jit", "off"),
 ];
-
-/// The transport. TLS becomes a second one.
-enum Stream {
-    Plain(TcpStream),
-}
 
 /// What the connection is in the middle of.
 enum State {
@@ -136,9 +148,13 @@ pub(crate) struct Connection {
     skip: Option<Skipping>,
     /// Bytes of a message that interests nobody, still to come.
     discard: usize,
+    /// What the server reported. Nothing needs it, and a server could report without end.
+    #[cfg(test)]
     parameters: Vec<(String, String)>,
     backend_pid: i32,
     user: String,
+    /// To ask elsewhere what the server does.
+    connect: Connect,
 }
 
 /// A large row, and what is known of it so far.
@@ -181,27 +197,34 @@ impl Connection {
         let stream = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(io)?;
         // Small requests and feedback must not wait for each other.
         stream.set_nodelay(true).map_err(io)?;
-        // A server that vanishes without a word ends a read after a minute.
+        // A server that vanishes without a word ends a read after a minute; but what stands between
+        // may answer for it (`silence`).
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(30))
             .with_interval(Duration::from_secs(10))
             .with_retries(3);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(io)?;
-        let mut connection = Self {
-            stream: Stream::Plain(stream),
+        let mut connection = Self::over(Stream::Plain(stream), connect, world);
+        connection.log_in(connect).await?;
+        connection.state = State::Idle;
+        Ok(connection)
+    }
+
+    fn over(stream: Stream, connect: &Connect, world: &SharedWorld) -> Self {
+        Self {
+            stream,
             world: world.clone(),
             input: Input::new(),
             output: BytesMut::new(),
             state: State::Busy,
             skip: None,
             discard: 0,
+            #[cfg(test)]
             parameters: Vec::new(),
             backend_pid: 0,
             user: connect.user.clone(),
-        };
-        connection.log_in(connect).await?;
-        connection.state = State::Idle;
-        Ok(connection)
+            connect: connect.clone(),
+        }
     }
 
     /// The server's process that serves this connection, as in `pg_stat_activity`.
@@ -232,13 +255,13 @@ impl Connection {
         self.must_be_idle()?;
         frontend::query(sql, &mut self.output).map_err(unsendable)?;
         self.state = State::Busy;
-        let mut rows = Vec::new();
+        let mut answered = Answered::default();
         let mut refused = None;
         loop {
             let (tag, body) = self.next_frame().await?;
             let body = self.input.slice(body);
             match tag {
-                b'D' => rows.push(strings(Tuple::of_data_row(body)?)),
+                b'D' => answered.push(&Tuple::of_data_row(body)?)?,
                 b'E' => refused = Some(ServerError::parse(body)),
                 b'Z' => break,
                 b'T' | b'C' | b'I' => {}
@@ -248,15 +271,15 @@ impl Connection {
         self.state = State::Idle;
         match refused {
             Some(error) => Err(Box::new(error).into()),
-            None => Ok(rows),
+            None => Ok(answered.rows),
         }
     }
 
     /// Sends what waits to be sent, then reads once from the socket. Dropping it loses nothing.
     pub(crate) async fn fill(&mut self) -> Result<(), WireError> {
         self.flush().await?;
-        let Stream::Plain(stream) = &mut self.stream;
-        self.input.fill(stream).await.map_err(|error| WireError::Io { doing: "read from the server", error })
+        let filled = self.input.fill(&mut self.stream).await;
+        filled.map_err(|error| WireError::Io { doing: "read from the server", error })
     }
 
     /// Bytes that were read and not parsed yet.
@@ -272,13 +295,12 @@ impl Connection {
         }
         frontend::terminate(&mut self.output);
         let flushed = self.flush().await;
-        let Stream::Plain(stream) = &mut self.stream;
-        if flushed.is_err() || stream.shutdown().await.is_err() {
+        if flushed.is_err() || self.stream.shutdown().await.is_err() {
             return;
         }
         let mut last = [0; 8192];
         let mut bytes = 0;
-        while let Ok(read @ 1..) = stream.read(&mut last).await {
+        while let Ok(read @ 1..) = self.stream.read(&mut last).await {
             bytes += read;
             if bytes > LAST_BYTES_MAX {
                 return;
@@ -288,10 +310,9 @@ impl Connection {
 
     /// Sends what waits to be sent. Dropping it loses nothing: the rest goes out next time.
     async fn flush(&mut self) -> Result<(), WireError> {
-        let Stream::Plain(stream) = &mut self.stream;
         while !self.output.is_empty() {
             // It takes from `output` what was written.
-            let written = stream.write_buf(&mut self.output).await;
+            let written = self.stream.write_buf(&mut self.output).await;
             written.map_err(|error| WireError::Io { doing: "send to the server", error })?;
         }
         Ok(())
@@ -309,7 +330,7 @@ impl Connection {
         loop {
             match self.take(CONTROL_MAX)? {
                 Taken::Frame(tag, body) => return Ok((tag, body)),
-                Taken::More => self.fill().await?,
+                Taken::More => self.hear().await?,
                 Taken::Large { .. } => {
                     return Err(WireError::Protocol("an answer of more than 1 MiB to a short command"));
                 }
@@ -354,8 +375,13 @@ impl Connection {
             self.input.consume(total);
             match tag {
                 b'N' => self.notice(body),
-                b'S' => self.parameter_status(body),
-                b'A' => {}
+                b'S' | b'A' =>
+                {
+                    #[cfg(test)]
+                    if tag == b'S' {
+                        self.parameter_status(body);
+                    }
+                }
                 _ => return Ok(Taken::Frame(tag, body)),
             }
         }
@@ -366,6 +392,7 @@ impl Connection {
         tracing::debug!(sqlstate = notice.sqlstate, message = notice.message, "notice from postgresql");
     }
 
+    #[cfg(test)]
     fn parameter_status(&mut self, body: Range<usize>) {
         let mut words = self.input.slice(body).split(|&byte| byte == 0);
         let (Some(name), Some(value)) = (words.next(), words.next()) else { return };
@@ -378,13 +405,27 @@ impl Connection {
     }
 }
 
-fn strings(tuple: Tuple<'_>) -> Vec<Option<String>> {
-    use crate::postgres::tuple::Value;
-    let values = tuple.values().map(|value| match value {
-        Value::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
-        Value::Null | Value::Unchanged => None,
-    });
-    values.collect()
+/// The rows of a short answer. It outgrows no budget, however much the server says.
+#[derive(Default)]
+struct Answered {
+    rows: Vec<Vec<Option<String>>>,
+    bytes: usize,
+}
+
+impl Answered {
+    fn push(&mut self, tuple: &Tuple<'_>) -> Result<(), WireError> {
+        use crate::postgres::tuple::Value;
+        self.bytes += tuple.bytes() + (tuple.columns() + 1) * size_of::<Option<String>>();
+        if self.bytes > ANSWER_MAX {
+            return Err(WireError::Protocol("more than 8 MiB answer a short command"));
+        }
+        let values = tuple.values().map(|value| match value {
+            Value::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            Value::Null | Value::Unchanged => None,
+        });
+        self.rows.push(values.collect());
+        Ok(())
+    }
 }
 
 /// A message that cannot be put on the wire: a zero byte in a text, or more than 2 GiB.

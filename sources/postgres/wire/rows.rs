@@ -97,7 +97,7 @@ impl Connection {
             if let Some(found) = self.find_row(limit, keep)? {
                 return self.shown(found);
             }
-            self.fill().await?;
+            self.hear().await?;
         }
     }
 
@@ -117,14 +117,14 @@ impl Connection {
         parameters: &[Option<&str>],
     ) -> Result<Vec<Vec<Option<String>>>, WireError> {
         self.query(sql, parameters).await?;
-        let mut rows = Vec::new();
+        let mut answered = super::Answered::default();
         loop {
             match self.next_row(super::CONTROL_MAX, &[]).await? {
-                Next::Row(tuple) => rows.push(super::strings(tuple)),
+                Next::Row(tuple) => answered.push(&tuple)?,
                 Next::TooLarge(_) => {
                     return Err(WireError::Protocol("a row of more than 1 MiB in a short answer"));
                 }
-                Next::End => return Ok(rows),
+                Next::End => return Ok(answered.rows),
             }
         }
     }
@@ -147,7 +147,7 @@ impl Connection {
             match self.find_row(0, &[])? {
                 Some(Found::End) => return Ok(()),
                 Some(_) => {}
-                None => self.fill().await?,
+                None => self.hear().await?,
             }
         }
     }

@@ -12,11 +12,11 @@ use crate::world::RealWorld;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
     [&[tag][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
 }
 
-fn connect(port: u16) -> Connect {
+pub(super) fn connect(port: u16) -> Connect {
     Connect {
         host: "127.0.0.1".to_owned(),
         port,
@@ -29,11 +29,11 @@ fn connect(port: u16) -> Connect {
     }
 }
 
-fn ready() -> Vec<u8> {
+pub(super) fn ready() -> Vec<u8> {
     frame(b'Z', b"I")
 }
 
-fn logged_in() -> Vec<u8> {
+pub(super) fn logged_in() -> Vec<u8> {
     [
         frame(b'R', &[0; 4]),
         frame(b'S', b"server_version\x0018.1\0"),
@@ -86,6 +86,19 @@ async fn a_command_gives_its_rows_and_a_refusal_leaves_the_connection_usable() {
     assert_eq!(connection.simple("one").await.unwrap(), [[Some("a".to_owned()), None]]);
     assert_eq!(connection.simple("two").await.unwrap_err().sqlstate(), Some("42P01"));
     assert!(connection.must_be_idle().is_ok());
+}
+
+#[tokio::test]
+async fn rows_without_end_in_a_short_answer_are_refused() {
+    let row = frame(b'D', &data_row(&[Some(&[b'x'; 1000])]));
+    let endless = row.repeat(10_000);
+    let mut connection = Connection::scripted(&endless, usize::MAX, scripted::Phase::Idle);
+    let refused = connection.simple("one").await.unwrap_err().to_string();
+    assert!(refused.contains("8 MiB"), "{refused}");
+    let nulls = frame(b'D', &data_row(&[None; 1600])).repeat(300);
+    let mut connection = Connection::scripted(&nulls, usize::MAX, scripted::Phase::Idle);
+    let refused = connection.all_rows("one", &[]).await.unwrap_err().to_string();
+    assert!(refused.contains("8 MiB"), "{refused}");
 }
 
 #[tokio::test]

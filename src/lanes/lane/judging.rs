@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Lane;
+use sources::mutant::{Rule, is_left_out};
+
 use crate::lanes::request::{InFlight, Request};
-use crate::lanes::settling::{End, Settling, bury, letter_halt};
+use crate::lanes::settling::{End, Settling, bury};
 use crate::lanes::taint::TAINT_BYTES;
 use crate::retry::{Halt, Happened, Verdict, backoff, judge};
 use crate::target::{Outcome, TargetError};
@@ -57,9 +59,12 @@ impl Lane {
             };
             let end = match end {
                 // An older letter of the place is gone before its newer change is told as settled.
-                Ok(end @ (End::Written | End::Stale)) if letters.holds(index, request.id(&item)) => {
+                Ok(end @ (End::Written | End::Stale))
+                    if letters.holds(index, request.id(&item))
+                        && !is_left_out(Rule::LettersAreSuperseded) =>
+                {
                     let removed = letters.superseded(index, request.id(&item), item.version).await;
-                    removed.map(|()| end).map_err(letter_halt)
+                    removed.map(|()| end).map_err(Halt::from)
                 }
                 other => other,
             };
@@ -141,7 +146,13 @@ impl Lane {
     ) -> Result<(), Halt> {
         let lost = matches!(error, TargetError::Unresolved { .. });
         if lost {
-            let ask_at = self.now() + self.shared.settings.quarantine;
+            if is_left_out(Rule::OnlyAnsweredIsSettled) {
+                let outcomes = vec![Outcome::Written; request.items.len()];
+                return Box::pin(self.judge_items(request, outcomes)).await;
+            }
+            let quarantine = self.shared.settings.quarantine;
+            let kept = if is_left_out(Rule::QuarantineIsKept) { Duration::ZERO } else { quarantine };
+            let ask_at = self.now() + kept;
             let places = request.items.iter().map(|item| (item.hash, item.version));
             request.taint = Some(self.taints.lost(request.taint, opaque_id.clone(), ask_at, places));
             request.lost += 1;

@@ -197,6 +197,14 @@ async fn charges_last_until_the_answer_and_superseded_ones_end_at_once() {
     }
     rig.sleep(SECOND).await;
     assert!(rig.budget.used() < 2 * super::rig::CHARGE, "one image and one carried segment are held");
+    for version in 101..=200 {
+        rig.seal(version);
+        rig.put("k", version, "x").await;
+    }
+    rig.sleep(SECOND).await;
+    let carried = 100 * crate::lanes::pending::CARRIED_BYTES;
+    let held = rig.budget.used();
+    assert!(held >= carried && held < carried + 2 * super::rig::CHARGE, "{held} for a hundred segments");
     rig.permit.store(true, std::sync::atomic::Ordering::SeqCst);
     rig.drain().await.unwrap();
     assert_eq!(rig.budget.used(), 0);

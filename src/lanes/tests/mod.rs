@@ -2,5 +2,7 @@
 
 mod faults;
 mod order;
+mod pending;
 mod random;
 mod rig;
+mod sizes;

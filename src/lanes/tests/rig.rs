@@ -37,6 +37,8 @@ pub(super) enum Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sent {
     pub(super) at: Moment,
+    /// Its `X-Opaque-Id`, and that without the request's own number.
+    pub(super) name: String,
     pub(super) lane: String,
     pub(super) ids: Vec<String>,
     pub(super) bytes: usize,
@@ -121,7 +123,8 @@ impl Target for Model {
                 let mut state = self.state.lock().unwrap();
                 let ids = ids(&request.body);
                 let bytes = request.body.len();
-                state.sent.push(Sent { at: self.world.now(), lane: lane.clone(), ids, bytes });
+                let (at, name) = (self.world.now(), request.opaque_id.clone());
+                state.sent.push(Sent { at, name, lane: lane.clone(), ids, bytes });
                 if !state.busy.insert(lane.clone()) {
                     state.overlaps += 1;
                 }
@@ -257,6 +260,9 @@ impl DeadLetters for Letters {
             }
             Ok(())
         })
+    }
+    fn cleared<'a>(&'a self, _: &'a str, _: Version) -> BoxFuture<'a, Result<(), DeadLetterError>> {
+        unreachable!("lanes know nothing of tables")
     }
 }
 

@@ -134,6 +134,9 @@ pub(super) struct Client {
     turn: AtomicUsize,
     request_timeout: Duration,
     world: SharedWorld,
+    /// Answers that were given, in place of a cluster's.
+    #[cfg(feature = "fuzzing")]
+    script: Option<Mutex<std::collections::VecDeque<Answer>>>,
 }
 
 impl Client {
@@ -161,11 +164,44 @@ impl Client {
             .build()
             .map_err(|error| wrong_settings(&describe(&error), "check the certificates of this machine"))?;
         let (turn, request_timeout) = (AtomicUsize::new(0), settings.request_timeout);
-        Ok(Self { http, nodes, turn, request_timeout, world })
+        Ok(Self {
+            http,
+            nodes,
+            turn,
+            request_timeout,
+            world,
+            #[cfg(feature = "fuzzing")]
+            script: None,
+        })
+    }
+
+    /// A client that sends nothing and is answered with `answers`, one after another.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn scripted(answers: Vec<Answer>, world: SharedWorld) -> Self {
+        // Making one reads the machine's certificates, so there is one.
+        static HTTP: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
+        let http = HTTP.get_or_init(|| {
+            let _another_test_was_first = rustls::crypto::ring::default_provider().install_default();
+            reqwest::Client::new()
+        });
+        Self {
+            http: http.clone(),
+            nodes: Vec::new(),
+            turn: AtomicUsize::new(0),
+            request_timeout: IDLE,
+            world,
+            script: Some(Mutex::new(answers.into())),
+        }
     }
 
     /// Sends one request and reads its answer, whatever its status.
     pub(super) async fn send(&self, call: Call<'_>) -> Result<Answer, TargetError> {
+        #[cfg(feature = "fuzzing")]
+        if let Some(script) = &self.script {
+            let answer = script.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+            let reason = "the script has ended".to_owned();
+            return answer.ok_or(TargetError::Unresolved { context: call.context, reason });
+        }
         let mut refused = None;
         for _ in 0..self.nodes.len() {
             let node = self.pick();

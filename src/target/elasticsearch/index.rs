@@ -72,8 +72,22 @@ struct Shards {
     failed: u64,
 }
 
+const LOOK: &str = "look at index";
+
 pub(super) async fn index(client: &Client, alias: &str) -> Result<Option<IndexState>, TargetError> {
-    const CONTEXT: &str = "look at index";
+    let Some((name, real)) = look(client, alias).await? else { return Ok(None) };
+    let (pipeline, shape_hash) = owner(LOOK, &name, real.mappings)?;
+    let documents = count(client, &name).await?;
+    Ok(Some(IndexState { name, uuid: real.settings.index.uuid, documents, pipeline, shape_hash }))
+}
+
+pub(super) async fn uuid(client: &Client, alias: &str) -> Result<Option<String>, TargetError> {
+    Ok(look(client, alias).await?.map(|(_, real)| real.settings.index.uuid))
+}
+
+/// The real index behind an alias, by name.
+async fn look(client: &Client, alias: &str) -> Result<Option<(String, RealIndex)>, TargetError> {
+    const CONTEXT: &str = LOOK;
     check_name(CONTEXT, alias)?;
     let filter = "filter_path=*.settings.index.uuid,*.mappings._meta.rowtide";
     let path = format!("/{}?{filter}", escape(alias));
@@ -95,9 +109,7 @@ pub(super) async fn index(client: &Client, alias: &str) -> Result<Option<IndexSt
             hint: format!("remove the alias {alias} from all but the one that Rowtide made"),
         });
     }
-    let (pipeline, shape_hash) = owner(CONTEXT, &name, real.mappings)?;
-    let documents = count(client, &name).await?;
-    Ok(Some(IndexState { name, uuid: real.settings.index.uuid, documents, pipeline, shape_hash }))
+    Ok(Some((name, real)))
 }
 
 /// Only the cluster itself can say so; a 404 of something in between is no news of an index.
@@ -129,8 +141,8 @@ fn owner(
     Ok((text("pipeline"), text("shape")))
 }
 
-/// Documents in an index, those that no refresh has shown yet too. Called every 10 s for the UUID,
-/// so it refreshes only where that can change the answer that matters: none, or some.
+/// Documents in an index, those that no refresh has shown yet too. It refreshes only where that can
+/// change the answer that matters: none, or some.
 async fn count(client: &Client, name: &str) -> Result<u64, TargetError> {
     const CONTEXT: &str = "count documents";
     #[derive(Deserialize)]

@@ -13,6 +13,8 @@
 
 mod bulk;
 mod client;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod index;
 mod response;
 mod state;
@@ -119,6 +121,10 @@ impl Target for Elasticsearch {
 
     fn index<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<IndexState>, TargetError>> {
         Box::pin(index::index(&self.client, alias))
+    }
+
+    fn uuid<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<String>, TargetError>> {
+        Box::pin(index::uuid(&self.client, alias))
     }
 
     fn create_index<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>> {

@@ -5,12 +5,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Call, Client, error_of, escape, failure, parse};
+use crate::lease::VERSION_MAX;
 use crate::target::{Revision, StateDocument, Stored, TargetError};
 
 /// Hidden from `*`, so that nobody searches or deletes it unasked.
 const INDEX: &str = "rowtide-state";
 /// The newest format of the document that is known here.
 const FORMAT: u32 = 1;
+/// A day: no lease of any version lasts longer.
+const TTL_MS_MAX: u64 = 86_400_000;
 
 #[derive(Deserialize)]
 struct Found {
@@ -45,7 +48,7 @@ fn is_absent(body: &[u8]) -> bool {
     no_document || error_of(body).is_some_and(|error| error.kind == "index_not_found_exception")
 }
 
-fn understand(id: &str, source: Value) -> Result<StateDocument, TargetError> {
+pub(super) fn understand(id: &str, source: Value) -> Result<StateDocument, TargetError> {
     let halt = |reason: String, hint: &str| TargetError::Halt {
         context: "read state document",
         reason,
@@ -58,10 +61,30 @@ fn understand(id: &str, source: Value) -> Result<StateDocument, TargetError> {
             format!("the document {id} in {INDEX} has format {found}; this Rowtide knows format {FORMAT}");
         return Err(halt(reason, "run the version of Rowtide that wrote it, or a newer one"));
     }
-    serde_json::from_value(source).map_err(|error| {
-        let reason = format!("the document {id} in {INDEX} is not as Rowtide wrote it: {error}");
+    let wrong = |what: String| {
+        let reason = format!("the document {id} in {INDEX} is not as Rowtide wrote it: {what}");
         halt(reason, "restore the document, or delete it together with the pipeline's indices and start over")
-    })
+    };
+    let document: StateDocument = serde_json::from_value(source).map_err(|error| wrong(error.to_string()))?;
+    match impossible(&document) {
+        Some(what) => Err(wrong(what.to_owned())),
+        None => Ok(document),
+    }
+}
+
+/// What no Rowtide writes. Counting on from it would leave the numbers' range, or wait for years.
+fn impossible(document: &StateDocument) -> Option<&'static str> {
+    if document.ceiling > VERSION_MAX {
+        return Some("its ceiling is above 2^53-1");
+    }
+    if document.base.unsigned_abs() > VERSION_MAX + 1 {
+        return Some("its base is beyond 2^53");
+    }
+    let lease = document.lease.as_ref()?;
+    if lease.beat > VERSION_MAX {
+        return Some("its beat is above 2^53-1");
+    }
+    (lease.ttl_ms > TTL_MS_MAX).then_some("its lease lasts longer than a day")
 }
 
 pub(super) async fn save(
@@ -132,6 +155,25 @@ mod tests {
         let error = understand("shop", json!({ "format": 2, "identity": 7 })).unwrap_err();
         assert!(matches!(error, TargetError::Halt { .. }));
         assert!(error.to_string().contains("format 2"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_nobody_wrote_are_refused_before_anything_counts_on_them() {
+        let fine = json!({ "format": 1, "identity": "x", "base": -5, "ceiling": VERSION_MAX, "indices": {},
+            "lease": { "owner": "a/b", "beat": 7, "ttl_ms": 10_000 } });
+        assert!(understand("shop", fine.clone()).is_ok());
+        for (place, wrong) in [
+            ("/ceiling", json!(u64::MAX)),
+            ("/ceiling", json!(VERSION_MAX + 1)),
+            ("/base", json!(i64::MIN)),
+            ("/lease/beat", json!(u64::MAX)),
+            ("/lease/ttl_ms", json!(u64::MAX)),
+        ] {
+            let mut document = fine.clone();
+            *document.pointer_mut(place).unwrap() = wrong;
+            let error = understand("shop", document).unwrap_err().to_string();
+            assert!(error.contains("not as Rowtide wrote it"), "{place}: {error}");
+        }
     }
 
     #[test]

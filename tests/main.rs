@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `ROWTIDE_SCALE` | `small` or `full` sizes | `small` |
 //! | `ROWTIDE_SEED` | the seed of what is random; printed by each test that uses it | chosen by the clock |
+//! | `ROWTIDE_SOAK_MINUTES` | how long `soak_servers` lasts | 1, in full size 30 |
 //! | `ROWTIDE_BIN` | the program under test | the one that cargo built |
 //! | `ROWTIDE_KEEP` | any value: keep the folders of servers and processes | removed |
 
@@ -20,4 +21,8 @@ mod contract_postgres;
 mod docker_files;
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]
 mod harness;
+mod memory;
+mod simulation;
+#[path = "contract/soak.rs"]
+mod soak_servers;
 mod traps;

@@ -10,8 +10,12 @@
 //! What holds at the end: the index equals the source; each count of kills, of changes and of requests
 //! in flight that the test claims is there; law 6 adds up; no fill began again; memory stayed bounded.
 
+use std::time::Duration;
+
+use super::harness::faults::Speech;
 use super::harness::rows::Rows;
 
+pub(crate) mod faulty;
 pub(crate) mod suite;
 pub(crate) mod writers;
 
@@ -82,8 +86,20 @@ pub(crate) trait Origin: Sized {
     /// A fresh database with the tables, empty.
     async fn start() -> Self;
 
-    /// `[sources.shop]` with everything but chunk sizes, which the suite appends.
-    fn source_section(&self) -> String;
+    /// The server's port on 127.0.0.1.
+    fn port(&self) -> u16;
+
+    /// How it speaks.
+    const SPEECH: Speech;
+
+    /// `[sources.shop]` by way of this port, with everything but chunk sizes, which the suite appends.
+    fn source_section(&self, port: u16) -> String;
+
+    /// Stops the server, which is nobody else's now, and starts it on its data.
+    async fn restart(&self);
+
+    /// The server gives up a reader of its log that says nothing for so long.
+    async fn give_up_after(&self, silence: Duration);
 
     /// The table's name in the configuration.
     fn table(&self, table: usize) -> String;
@@ -110,4 +126,7 @@ pub(crate) trait Origin: Sized {
 pub(crate) trait Writer: Send + 'static {
     /// Makes the changes in one transaction; each must hit one row. Rolled back if told so.
     fn commit(&mut self, changes: &[Change], roll_back: bool) -> impl Future<Output = ()> + Send;
+
+    /// The server was restarted.
+    fn connect_again(&mut self) -> impl Future<Output = ()> + Send;
 }

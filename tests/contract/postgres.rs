@@ -4,14 +4,18 @@
 //! that hurt.
 
 use std::ops::Range;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::contract::faulty::equal_with_every_fault;
 use crate::contract::suite::{Plan, bounded_with_a_slow_target, equal_after_kills, origin_counts_right};
 use crate::contract::{Change, Kind, Origin, TABLES, Tag, Writer};
+use crate::harness::faults::Speech;
 use crate::harness::postgres_rows::PostgresRows;
 use crate::harness::rows::Rows;
-use crate::harness::servers::{Database, Engine, Postgres};
+use crate::harness::servers::{Database, Engine, Postgres, client};
 
 /// `h` is a hash of row and salt; the same column takes each of its values in some rows.
 const CONTENT: &str = r#"
@@ -51,9 +55,14 @@ const SHAPES: [(&str, &str, &str, &str); TABLES] = [
     ("things", "id", "id uuid", "md5($n::text)::uuid"),
 ];
 
-struct PostgresOrigin {
+pub(crate) struct PostgresOrigin {
     database: Database,
-    client: Client,
+}
+
+impl PostgresOrigin {
+    async fn run(&self, sql: &str) {
+        self.database.client().await.batch_execute(sql).await.unwrap();
+    }
 }
 
 /// The key's columns, and the key of a row as SQL.
@@ -88,11 +97,29 @@ impl Origin for PostgresOrigin {
             );
             client.batch_execute(&table).await.unwrap();
         }
-        Self { database, client }
+        Self { database }
     }
 
-    fn source_section(&self) -> String {
-        self.database.source_section()
+    fn port(&self) -> u16 {
+        self.database.port
+    }
+
+    const SPEECH: Speech = Speech::Postgres;
+
+    fn source_section(&self, port: u16) -> String {
+        self.database.source_section_through(port)
+    }
+
+    async fn restart(&self) {
+        let postgres = Postgres::shared().await;
+        postgres.stop(Signal::INT);
+        postgres.start_again().await;
+    }
+
+    async fn give_up_after(&self, silence: Duration) {
+        let (name, ms) = (&self.database.name, silence.as_millis());
+        let sql = format!("ALTER DATABASE {name} SET wal_sender_timeout = {ms}");
+        self.run(&sql).await;
     }
 
     fn table(&self, table: usize) -> String {
@@ -102,31 +129,32 @@ impl Origin for PostgresOrigin {
     async fn load(&self, table: usize, rows: Range<u64>, salt: u64) {
         let tag = format!("CASE WHEN n % 5 = 4 THEN '{}' ELSE '{}' END", Tag::Calm.word(), Tag::Load.word());
         let big = "CASE WHEN n % 50 = 0 THEN incompressible(n) END";
-        self.client.batch_execute(&insert(table, &rows, &tag, salt, big)).await.unwrap();
-        self.client.batch_execute(&format!("ANALYZE {}", SHAPES[table].0)).await.unwrap();
+        self.run(&insert(table, &rows, &tag, salt, big)).await;
+        self.run(&format!("ANALYZE {}", SHAPES[table].0)).await;
     }
 
     async fn load_wide(&self, table: usize, rows: Range<u64>, bytes: u64) {
         let big = format!("repeat('some plain words ', {})", bytes / 17);
         let tag = format!("'{}'", Tag::Writer.word());
-        self.client.batch_execute(&insert(table, &rows, &tag, 7, &big)).await.unwrap();
+        self.run(&insert(table, &rows, &tag, 7, &big)).await;
     }
 
     async fn giant(&self, rows: Range<u64>, salt: u64) {
         let tag = format!("'{}'", Tag::Giant.word());
         let all: Vec<String> = (0..TABLES).map(|table| insert(table, &rows, &tag, salt, "NULL")).collect();
-        self.client.batch_execute(&format!("BEGIN; {}; COMMIT", all.join("; "))).await.unwrap();
+        self.run(&format!("BEGIN; {}; COMMIT", all.join("; "))).await;
     }
 
     async fn sentinel(&self, row: u64) {
         let tag = format!("'{}'", Tag::Sentinel.word());
         for table in 0..TABLES {
-            self.client.batch_execute(&insert(table, &(row..row + 1), &tag, 1, "NULL")).await.unwrap();
+            self.run(&insert(table, &(row..row + 1), &tag, 1, "NULL")).await;
         }
     }
 
     async fn writer(&self) -> PostgresWriter {
-        PostgresWriter { client: self.database.client().await }
+        let (name, port) = (self.database.name.clone(), self.database.port);
+        PostgresWriter { client: self.database.client().await, name, port }
     }
 
     async fn rows(&self, table: usize) -> impl Rows {
@@ -134,8 +162,10 @@ impl Origin for PostgresOrigin {
     }
 }
 
-struct PostgresWriter {
+pub(crate) struct PostgresWriter {
     client: Client,
+    name: String,
+    port: u16,
 }
 
 fn statement(change: &Change) -> String {
@@ -173,11 +203,20 @@ impl Writer for PostgresWriter {
         let hit: Vec<u64> = answer.iter().map(rows).collect();
         assert_eq!(hit[1..=changes.len()], vec![1; changes.len()], "each change hits one row: {sql}");
     }
+
+    async fn connect_again(&mut self) {
+        self.client = client(self.port, &self.name).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_index_equals_the_source_after_kills() {
     equal_after_kills::<PostgresOrigin>(Engine::Elasticsearch8, Plan::of_scale()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_equals_the_source_with_every_fault_on_every_connection() {
+    equal_with_every_fault::<PostgresOrigin>(Engine::Elasticsearch8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

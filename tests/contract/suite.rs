@@ -16,13 +16,13 @@ use crate::harness::servers::{Engine, Search};
 use crate::harness::{Random, Scale, fresh_name, poll_until, scale, seed};
 
 /// What the process is configured to and must stay under.
-const MAX_RSS_MIB: u64 = 128;
+pub(super) const MAX_RSS_MIB: u64 = 128;
 /// Chunks read side by side.
 const READERS: u64 = 2;
 /// Rowtide's default.
 const LANES: u64 = 4;
 /// Long enough for two cores with everything on them.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// After a SIGKILL nothing is sent for 10 s.
 const QUARANTINE: Duration = Duration::from_secs(10);
 
@@ -121,19 +121,9 @@ impl<O: Origin> Stage<O> {
         let proxy = Proxy::start(search.port()).await;
         let name = fresh_name("contract");
         let indices = ["items", "places", "things"].map(|table| format!("{name}_{table}"));
-        let mut config = format!("[memory]\nmax_rss = \"{MAX_RSS_MIB}MiB\"\n\n");
-        config += &origin.source_section();
-        config += &format!("chunk_rows = {chunk_rows}\nreaders = {READERS}\n\n");
-        config += &format!(
-            "[targets.search]\ntype = \"elasticsearch\"\nnodes = [\"http://127.0.0.1:{}\"]\nlanes = 4\n\
-             bulk_count_max = {bulk_count_max}\n\n",
-            proxy.port
-        );
-        config += &format!("[pipelines.{name}]\nsource = \"shop\"\ntarget = \"search\"\n");
-        for (table, index) in indices.iter().enumerate() {
-            config +=
-                &format!("[pipelines.{name}.tables.\"{}\"]\nindex = \"{index}\"\n", origin.table(table));
-        }
+        let source = format!("{}chunk_rows = {chunk_rows}", origin.source_section(origin.port()));
+        let target = format!("bulk_count_max = {bulk_count_max}");
+        let config = configuration(&origin, &name, &indices, &source, (proxy.port, &target));
         let rowtide = Rowtide::new(&config);
         Self { origin, search, proxy, rowtide, indices, kills: Vec::new(), random: Random::new(seed) }
     }
@@ -314,6 +304,25 @@ pub(crate) async fn equal_after_kills<O: Origin>(engine: Engine, plan: Plan) {
     stage.assert_no_fill_began_again(&plan, changes);
     stage.assert_memory();
     goes_on_after_a_clean_stop(&mut stage).await;
+}
+
+/// A configuration of all tables; `source` is its section, `target` the port and more lines.
+pub(super) fn configuration<O: Origin>(
+    origin: &O,
+    name: &str,
+    indices: &[String; TABLES],
+    source: &str,
+    (port, target): (u16, &str),
+) -> String {
+    let mut config = format!("[memory]\nmax_rss = \"{MAX_RSS_MIB}MiB\"\n\n{source}\nreaders = {READERS}\n\n");
+    config += &format!(
+        "[targets.search]\ntype = \"elasticsearch\"\nnodes = [\"http://127.0.0.1:{port}\"]\nlanes = {LANES}\n{target}\n\n"
+    );
+    config += &format!("[pipelines.{name}]\nsource = \"shop\"\ntarget = \"search\"\n");
+    for (table, index) in indices.iter().enumerate() {
+        config += &format!("[pipelines.{name}.tables.\"{}\"]\nindex = \"{index}\"\n", origin.table(table));
+    }
+    config
 }
 
 /// Nothing is sent again after a clean stop, and nothing waits for a quarantine.

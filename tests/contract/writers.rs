@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 
 use super::{Change, Kind, Origin, TABLES, Tag, Writer, tag_of_loaded};
@@ -36,6 +37,8 @@ struct Shared {
     stop: AtomicBool,
     pause_ms: AtomicU64,
     counts: Mutex<BTreeMap<&'static str, u64>>,
+    /// Held by each transaction; how often the server was restarted.
+    restarts: RwLock<u64>,
 }
 
 /// Writers at work.
@@ -54,9 +57,16 @@ impl Writers {
             let mut writer = origin.writer().await;
             let shared = shared.clone();
             tasks.push(tokio::spawn(async move {
+                let mut restarts = 0;
                 while !shared.stop.load(Relaxed) {
                     let (changes, roll_back) = hand.next_transaction();
+                    let server_stays = shared.restarts.read().await;
+                    if *server_stays > restarts {
+                        restarts = *server_stays;
+                        writer.connect_again().await;
+                    }
                     writer.commit(&changes, roll_back).await;
+                    drop(server_stays);
                     if !roll_back {
                         let mut counts = shared.counts.lock().unwrap();
                         changes.iter().for_each(|change| *counts.entry(name(change.kind)).or_default() += 1);
@@ -71,6 +81,12 @@ impl Writers {
     /// The pause after each transaction of each writer.
     pub(crate) fn pause(&self, time: Duration) {
         self.shared.pause_ms.store(time.as_millis() as u64, Relaxed);
+    }
+
+    /// No transaction is under way, and none begins while this is held. Whoever restarts the server adds
+    /// one to it, so that the writers connect again.
+    pub(crate) async fn hold(&self) -> RwLockWriteGuard<'_, u64> {
+        self.shared.restarts.write().await
     }
 
     /// Changes by kind that were committed so far.

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub(crate) mod comparer;
 #[cfg(test)]
 mod comparer_tests;
+pub(crate) mod faults;
+#[cfg(test)]
+mod faults_tests;
 pub(crate) mod http;
 pub(crate) mod pair;
 pub(crate) mod postgres_rows;
@@ -87,10 +90,7 @@ pub(crate) fn fresh_name(word: &str) -> String {
 
 /// Asks again and again until the answer is `Some`; fails the test with `what` after `limit`.
 /// For what sends no notice; a place that does is waited for by its notice.
-pub(crate) async fn poll_until<T, F>(what: &str, limit: Duration, mut ask: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
+pub(crate) async fn poll_until<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {
         if let Some(answer) = ask().await {

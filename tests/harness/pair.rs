@@ -53,10 +53,14 @@ pub(crate) struct Pair {
 impl Pair {
     /// Database and configuration are there; nothing runs.
     pub(crate) async fn set(postgres: &Postgres, setup: Setup<'_>) -> Self {
+        Self::set_on(postgres, Search::shared(Engine::Elasticsearch8).await, setup).await
+    }
+
+    /// As [`Self::set`], with a search server of one's own.
+    pub(crate) async fn set_on(postgres: &Postgres, search: &Search, setup: Setup<'_>) -> Self {
         let database = postgres.fresh_database().await;
         let client = database.client().await;
         client.batch_execute(setup.sql).await.unwrap();
-        let search = Search::shared(Engine::Elasticsearch8).await;
         let proxy = Proxy::start(search.port()).await;
         let name = fresh_name("pair");
         let config = configuration(&database, &name, proxy.port, &setup);

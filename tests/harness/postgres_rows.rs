@@ -31,6 +31,11 @@ pub(crate) struct PostgresRows {
 impl PostgresRows {
     /// All rows of `table`, as one snapshot sees them.
     pub(crate) async fn open(client: Client, table: &str) -> Self {
+        Self::open_where(client, table, "true").await
+    }
+
+    /// The rows of `table` for which `condition` holds, as one snapshot sees them.
+    pub(crate) async fn open_where(client: Client, table: &str, condition: &str) -> Self {
         client.batch_execute(SESSION).await.unwrap();
         let catalog = "SELECT a.attname::text, t.typname::text,
                 array_position(i.indkey::int2[], a.attnum)
@@ -52,7 +57,7 @@ impl PostgresRows {
         let (all, order) = (list(&mut (0..columns.len())), list(&mut key.iter().copied()));
         let cursor = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ; DECLARE rows NO SCROLL CURSOR FOR
-             SELECT {all} FROM {table} ORDER BY {order}"
+             SELECT {all} FROM {table} WHERE {condition} ORDER BY {order}"
         );
         client.batch_execute(&cursor).await.unwrap();
         Self { client, columns, key }

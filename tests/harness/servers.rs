@@ -192,6 +192,14 @@ async fn drop_database(admin: &Client, name: &str) {
     admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
 }
 
+/// A connection to a database as the superuser.
+pub(crate) async fn client(port: u16, database: &str) -> Client {
+    let options = format!("host=127.0.0.1 port={port} dbname={database} user=postgres password=postgres");
+    let (client, connection) = tokio_postgres::connect(&options, NoTls).await.expect("PostgreSQL answers");
+    tokio::spawn(connection);
+    client
+}
+
 /// A database of one test.
 #[derive(Debug)]
 pub(crate) struct Database {
@@ -202,18 +210,18 @@ pub(crate) struct Database {
 impl Database {
     /// A connection as the superuser.
     pub(crate) async fn client(&self) -> Client {
-        let options =
-            format!("host=127.0.0.1 port={} dbname={} user=postgres password=postgres", self.port, self.name);
-        let (client, connection) =
-            tokio_postgres::connect(&options, NoTls).await.expect("PostgreSQL answers");
-        tokio::spawn(connection);
-        client
+        client(self.port, &self.name).await
     }
 
     /// `[sources.shop]` for this database, as the user who may replicate and read but owns nothing;
     /// publication and slot carry the database's name, since slots belong to the whole server.
     pub(crate) fn source_section(&self) -> String {
-        let (port, name) = (self.port, &self.name);
+        self.source_section_through(self.port)
+    }
+
+    /// The same, by way of what listens on this port of 127.0.0.1.
+    pub(crate) fn source_section_through(&self, port: u16) -> String {
+        let name = &self.name;
         format!(
             "[sources.shop]\ntype = \"postgres\"\nurl = \"postgres://postgres:postgres@127.0.0.1:{port}/{name}\"\n\
              slot = \"{name}\"\npublication = \"{name}\"\n"
@@ -258,17 +266,25 @@ impl Search {
 
     /// A server of one's own; `settings` as in `["http.max_content_length=2mb"]`.
     pub(crate) async fn start(engine: Engine, settings: &[&str]) -> Self {
+        // 512 MiB are full after some 200,000 of the suite's documents: its circuit breaker trips.
+        let heap = if scale() == Scale::Full { "1g" } else { "512m" };
+        Self::start_with(engine, heap, settings).await
+    }
+
+    /// As [`Self::start`], with a heap for a thousand indices and documents of many megabytes.
+    pub(crate) async fn roomy(engine: Engine, settings: &[&str]) -> Self {
+        let heap = if scale() == Scale::Full { "4g" } else { "1g" };
+        Self::start_with(engine, heap, settings).await
+    }
+
+    async fn start_with(engine: Engine, heap: &str, settings: &[&str]) -> Self {
         let port = free_port(100);
         let server = Server {
             script: match engine {
                 Engine::Elasticsearch8 => "start-es8.sh",
                 Engine::OpenSearch2 => "start-os2.sh",
             },
-            // 512 MiB are full after some 200,000 of the suite's documents: its circuit breaker trips.
-            environment: match scale() {
-                Scale::Small => Vec::new(),
-                Scale::Full => vec![("HEAP".into(), "1g".into())],
-            },
+            environment: vec![("HEAP".into(), heap.into())],
             arguments: settings.iter().map(|&setting| setting.into()).collect(),
             ends_by: Signal::TERM,
             folder: fresh_folder("search"),

@@ -1,0 +1,247 @@
+//! Rowtide between real servers and a network that fails in every way that [`faults`] knows.
+//!
+//! ```text
+//!   PostgreSQL ◄══ SQL, replication ══ FaultProxy ◄══ Rowtide ══► FaultProxy ══ HTTP ══► search server
+//! ```
+//! Nothing else stands between: what the servers make of half a request is their own.
+//!
+//! [`faults`]: crate::harness::faults
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::suite::{MAX_RSS_MIB, PATIENCE, configuration};
+use super::writers::Writers;
+use super::{Origin, TABLES, Tag};
+use crate::harness::comparer::compare;
+use crate::harness::faults::{Fault, FaultProxy, Faults, Kind, Place, Speech, Way};
+use crate::harness::rowtide::{Line, Rowtide};
+use crate::harness::servers::{Engine, Search};
+use crate::harness::{Scale, fresh_name, poll_until, scale, seed};
+
+/// What the database waits for a silent reader of its log, so that it frees the slot within the test.
+const SERVER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Everything that takes part.
+pub(crate) struct Rig<O> {
+    pub(crate) origin: O,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) rowtide: Rowtide,
+    search: &'static Search,
+    indices: [String; TABLES],
+    sentinels: u64,
+    _proxies: [FaultProxy; 2],
+}
+
+impl<O: Origin> Rig<O> {
+    /// Servers are up, the tables loaded; nothing runs yet.
+    pub(crate) async fn set(engine: Engine, rows: [u64; TABLES], seed: u64) -> Self {
+        let origin = O::start().await;
+        let search = Search::shared(engine).await;
+        let faults = Faults::new(seed);
+        let source = FaultProxy::start(origin.port(), O::SPEECH, &faults).await;
+        let target = FaultProxy::start(search.port(), Speech::Http, &faults).await;
+        let name = fresh_name("faulty");
+        let indices = ["items", "places", "things"].map(|table| format!("{name}_{table}"));
+        let section = format!("{}chunk_rows = 250", origin.source_section(source.port));
+        let more = (target.port, "bulk_count_max = 200");
+        let mut rowtide = Rowtide::new(&configuration(&origin, &name, &indices, &section, more));
+        // By the message: every line has a field called target.
+        for message in ["could not renew the lease", "the source was lost; it is opened again"] {
+            rowtide.allow(&format!("\"message\":\"{message}"));
+        }
+        for (table, count) in rows.into_iter().enumerate() {
+            origin.load(table, 0..count, seed % (1 << 31)).await;
+        }
+        Self { origin, faults, rowtide, search, indices, sentinels: 0, _proxies: [source, target] }
+    }
+
+    async fn documents(&self, query: Value) -> u64 {
+        self.search.http.count(&self.indices.join(","), query).await
+    }
+
+    /// Writes a row to each table and waits until it is in the index; how long that took.
+    pub(crate) async fn round_trip(&mut self, limit: Duration) -> Duration {
+        let began = Instant::now();
+        self.origin.sentinel(2_000_000_000 + self.sentinels).await;
+        self.sentinels += 1;
+        let goal = self.sentinels * TABLES as u64;
+        poll_until("the sentinels", limit, async || {
+            self.rowtide.assert_runs();
+            (self.documents(json!({ "match": { "tag": Tag::Sentinel.word() } })).await == goal).then_some(())
+        })
+        .await;
+        began.elapsed()
+    }
+
+    /// Waits until all that was written has arrived, and compares. Nobody writes now.
+    pub(crate) async fn assert_equal(&mut self) {
+        self.round_trip(PATIENCE).await;
+        let seen = self.statuses().len();
+        poll_until("a status with nothing in flight", PATIENCE, async || {
+            let settled =
+                |line: &Line| line.fields["state"] == "following" && line.number("in_flight") == Some(0);
+            self.rowtide.assert_runs();
+            self.statuses()[seen..].iter().any(settled).then_some(())
+        })
+        .await;
+        for (table, index) in self.indices.iter().enumerate() {
+            let report = compare(&self.search.http, index, self.origin.rows(table).await).await;
+            println!("{index}: {report}");
+            report.assert_equal();
+        }
+    }
+
+    /// Stops the search server by this signal and starts it again.
+    pub(crate) async fn restart_target(&self, signal: Signal) {
+        self.search.stop(signal);
+        self.search.start_again().await;
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<Line> {
+        self.rowtide.log().into_iter().filter(|line| line.message == "status").collect()
+    }
+
+    /// Waits until a new status line gives a reason with these words; how long that took.
+    async fn told(&mut self, words: &str) -> Duration {
+        let (began, seen) = (Instant::now(), self.statuses().len());
+        let says = |line: &Line| {
+            line.fields.get("reason").and_then(Value::as_str).is_some_and(|reason| reason.contains(words))
+        };
+        poll_until(&format!("a status with {words:?}"), PATIENCE, async || {
+            self.rowtide.assert_runs();
+            self.statuses()[seen..].iter().any(says).then_some(())
+        })
+        .await;
+        began.elapsed()
+    }
+
+    /// What was waited for, by the state's reason, and in how many status lines.
+    pub(crate) fn reasons(&self) -> BTreeMap<String, u64> {
+        let mut reasons = BTreeMap::new();
+        for line in self.statuses() {
+            if let Some(reason) = line.fields.get("reason").and_then(Value::as_str) {
+                *reasons.entry(without_numbers(reason)).or_default() += 1;
+            }
+        }
+        reasons
+    }
+
+    /// SIGTERM: ends with 0, and every change has one end, none as a dead letter.
+    pub(crate) fn stop_cleanly(&mut self) {
+        let (code, log) = self.rowtide.stop();
+        assert_eq!(code, 0, "exit code after SIGTERM");
+        let counts = Rowtide::final_counts(&log);
+        println!("counts: {counts:?}");
+        assert_eq!(counts.ends["dead_lettered"], 0, "a fault of the network became a document's");
+        let kib = self.rowtide.high_water_kib();
+        println!("VmHWM {:.1} MiB, bound {MAX_RSS_MIB} MiB", kib as f64 / 1024.0);
+        assert!(kib > 0 && kib < MAX_RSS_MIB * 1024, "{kib} KiB are not under {MAX_RSS_MIB} MiB");
+    }
+
+    /// Switches each of these on until it has hit once more.
+    async fn hit(&mut self, places: &[Place]) {
+        let mut due: Vec<(Place, u64)> =
+            places.iter().map(|&place| (place, self.faults.hits(place))).collect();
+        self.faults.set(places.iter().copied());
+        poll_until(&format!("a hit of each of {places:?}"), PATIENCE, async || {
+            self.rowtide.assert_runs();
+            let before = due.len();
+            due.retain(|&(place, before)| self.faults.hits(place) == before);
+            // Off at once: no connection can be made where another has to come first, and never does.
+            if due.len() < before {
+                self.faults.set(due.iter().map(|&(place, _)| place));
+            }
+            due.is_empty().then_some(())
+        })
+        .await;
+        self.faults.clear();
+    }
+}
+
+/// Every fault on every kind of connection, each way.
+pub(crate) fn every_place() -> Vec<Place> {
+    places(&Fault::ALL, &Kind::ALL, &Way::BOTH)
+}
+
+fn places(faults: &[Fault], kinds: &[Kind], ways: &[Way]) -> Vec<Place> {
+    let of = |&fault| kinds.iter().flat_map(move |&kind| ways.iter().map(move |&way| (kind, fault, way)));
+    faults.iter().flat_map(of).collect()
+}
+
+/// Process numbers, ports and names differ from run to run.
+fn without_numbers(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if !letter.is_ascii_digit() {
+            plain.push(letter);
+        } else if !plain.ends_with('#') {
+            plain.push('#');
+        }
+    }
+    plain
+}
+
+/// Every fault on every kind of connection, each way: nothing is lost, doubled or changed.
+pub(crate) async fn equal_with_every_fault<O: Origin>(engine: Engine) {
+    let seed = seed();
+    let rows = [1_500; TABLES];
+    let mut rig = Rig::<O>::set(engine, rows, seed).await;
+    rig.origin.give_up_after(SERVER_PATIENCE).await;
+    let slow = places(&[Fault::Latency, Fault::Bandwidth], &Kind::ALL, &Way::BOTH);
+    rig.faults.set(slow.clone());
+    rig.rowtide.run_again();
+    let writers = Writers::start(&rig.origin, rows, seed).await;
+    writers.pause(Duration::from_millis(30));
+    rig.hit(&slow).await;
+    for fault in [Fault::Cut, Fault::Garbage] {
+        for place in places(&[fault], &Kind::ALL, &Way::BOTH) {
+            rig.hit(&[place]).await;
+        }
+    }
+    println!("after cuts and garbage a row took {:.1?}", rig.round_trip(PATIENCE).await);
+    half_open(&mut rig).await;
+
+    println!("changes: {:?}", writers.stop().await);
+    rig.assert_equal().await;
+    println!("{}", rig.faults.table());
+    every_place().into_iter().for_each(|place| assert!(rig.faults.hits(place) > 0, "{place:?} never hit"));
+    println!("waited for: {:#?}", rig.reasons());
+    rig.stop_cleanly();
+}
+
+/// A connection that says nothing is noticed, and until then the status says what is waited for.
+async fn half_open<O: Origin>(rig: &mut Rig<O>) {
+    let half_open = |kind, way| (kind, Fault::HalfOpen, way);
+    rig.hit(&[half_open(Kind::Http, Way::ToServer)]).await;
+    println!("HTTP, requests lost: told after {:.1?}", rig.told("the answer to a bulk request").await);
+    rig.hit(&[half_open(Kind::Http, Way::ToRowtide)]).await;
+    // The look at the slot loses a connection too, which is no loss: it stays on until a read has.
+    rig.faults.set([half_open(Kind::Sql, Way::ToRowtide)]);
+    println!("SQL, answers lost: told after {:.1?}", rig.told("the server is not at work on one").await);
+    rig.faults.clear();
+    println!("    a row then took {:.1?}", rig.round_trip(PATIENCE).await);
+    rig.hit(&[half_open(Kind::Sql, Way::ToServer)]).await;
+    if scale() == Scale::Small {
+        // The rest of the silence teaches nothing new.
+        rig.hit(&[(Kind::Sql, Fault::Cut, Way::ToServer)]).await;
+    }
+    // The server gives up after its patience and closes.
+    rig.hit(&[half_open(Kind::Replication, Way::ToServer)]).await;
+    println!("replication, feedback lost: told after {:.1?}", rig.told("the server closed").await);
+    println!("    a row then took {:.1?}", rig.round_trip(PATIENCE).await);
+    rig.hit(&[half_open(Kind::Replication, Way::ToRowtide)]).await;
+    println!("replication, log lost: told after {:.1?}", rig.told("a sign of the server").await);
+    match scale() {
+        Scale::Full => {
+            let noticed = rig.told("says nothing, though it was asked for a minute").await;
+            println!("    noticed after {noticed:.1?} more");
+        }
+        Scale::Small => rig.hit(&[(Kind::Replication, Fault::Cut, Way::ToServer)]).await,
+    }
+    println!("    a row then took {:.1?}", rig.round_trip(PATIENCE).await);
+}

@@ -367,13 +367,15 @@ fn combination(rng: &mut Rng, kind: u64) -> Vec<Step> {
 }
 
 fn drawn_phase(rng: &mut Rng) -> Option<Phase> {
-    match rng.below(16) {
+    match rng.below(18) {
         0..3 => Some(Phase::Backfill),
         3..6 => Some(Phase::Merge),
         6..9 => Some(Phase::Tail),
         9 => Some(Phase::Idle),
-        10..12 => Some(Phase::ShuttingDown),
-        12 => Some(Phase::Connecting),
+        10..12 | 17 => Some(Phase::ShuttingDown),
+        12 | 16 => Some(Phase::Connecting),
+        // The shortest of all: what is aimed at it often comes too late.
+        13..15 => Some(Phase::Tail),
         _ => None,
     }
 }
@@ -453,19 +455,19 @@ fn change(rng: &mut Rng, theme: Theme) -> Act {
 }
 
 fn target(rng: &mut Rng) -> Act {
-    match rng.below(23) {
+    match rng.below(31) {
         0..2 => Act::Target(TargetFault::Refused),
-        2..5 => Act::Target(TargetFault::TooLarge),
-        5 => Act::Target(TargetFault::ServerError { executed: rng.one_in(2) }),
+        2..5 | 27 => Act::Target(TargetFault::TooLarge),
         6..9 => Act::Target(TargetFault::LostAnswer),
         9..14 => {
             let most = if rng.one_in(3) { 25_000 } else { 9_000 };
             Act::Target(TargetFault::Late { after_ms: 50 + rng.below(most) })
         }
-        14..16 => Act::Target(TargetFault::Partial),
+        14..16 | 25..27 => Act::Target(TargetFault::Partial),
         16..18 => Act::Target(TargetFault::HalfOpen { executed: rng.one_in(2) }),
-        18 => Act::TargetAway { ms: rng.below(20_000) as u16 },
+        18 | 24 => Act::TargetAway { ms: rng.below(20_000) as u16 },
         19 => Act::NodeRestart,
+        5 | 20..24 => Act::Target(TargetFault::ServerError { executed: rng.one_in(2) }),
         _ if rng.one_in(2) => Act::DropIndex { table: byte(rng) },
         _ => Act::ReplaceIndex { table: byte(rng) },
     }
@@ -483,12 +485,12 @@ fn crash(rng: &mut Rng) -> Act {
 }
 
 fn history(rng: &mut Rng) -> Act {
-    match rng.below(12) {
+    match rng.below(16) {
         0 => Act::CutConnection,
-        1 => Act::CutLog,
+        1 | 12 => Act::CutLog,
         2..4 => Act::Backup,
-        4..8 => Act::Restore { backup: byte(rng) },
-        8..10 => Act::Failover { behind: rng.one_in(2) },
+        4..8 | 13 | 14 => Act::Restore { backup: byte(rng) },
+        8..10 | 15 => Act::Failover { behind: rng.one_in(2) },
         10 => Act::MoveSlot,
         _ => Act::LoseStore,
     }

@@ -12,8 +12,8 @@ use super::shrink::shrink;
 use crate::harness::{Scale, scale};
 
 /// Seeds of a small run, and of a full one.
-const SMALL: u64 = 600;
-const FULL: u64 = 16_000;
+const SMALL: u64 = 1_500;
+const FULL: u64 = 10_000;
 /// How often each fault hits in each phase over a full run.
 const CELL_LEAST: u64 = 20;
 /// Failing seeds that are shrunk and shown.

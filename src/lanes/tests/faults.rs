@@ -179,6 +179,34 @@ async fn a_halt_is_told_once_and_stops_every_lane() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_halt_of_one_lane_stops_those_that_could_go_on() {
+    let mut settings = settings();
+    settings.lanes = 3;
+    let mut rig = Rig::new(settings);
+    rig.fault([Fault::Halt]);
+    for id in 0..30 {
+        rig.put(&id.to_string(), 1, "x").await;
+    }
+    rig.sleep(SECOND).await;
+    rig.listen();
+    let sent = rig.sent().len();
+    assert_eq!((rig.halts.len(), sent), (1, 3), "one of three was refused");
+    for id in 30..60 {
+        rig.put(&id.to_string(), 1, "x").await;
+    }
+    rig.sleep(SECOND).await;
+    assert_eq!(rig.sent().len(), sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_is_shown_without_its_document() {
+    let mut rig = Rig::new(settings());
+    let action = rig.action("k", 7, Kind::Put, "secret");
+    let bytes = action.data.len();
+    assert_eq!(format!("{action:?}"), format!("Action(version 7, {bytes} bytes)"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn t45_a_missing_alias_halts_after_the_others_were_settled() {
     let mut rig = Rig::new(settings());
     rig.fault([Fault::Item(1, 404, "index_not_found_exception")]);

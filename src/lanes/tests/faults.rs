@@ -199,6 +199,16 @@ async fn a_halt_of_one_lane_stops_those_that_could_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_leaves_an_item_out_is_none() {
+    let mut rig = Rig::new(settings());
+    rig.fault([Fault::Short]);
+    three(&mut rig).await;
+    rig.drain().await.unwrap();
+    assert_eq!(rig.sent_ids().len(), 2, "the same request goes again");
+    assert_eq!(rig.ledger.counts().ends, Ends { written: 3, ..Ends::default() });
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_action_is_shown_without_its_document() {
     let mut rig = Rig::new(settings());
     let action = rig.action("k", 7, Kind::Put, "secret");

@@ -32,6 +32,8 @@ pub(super) enum Fault {
     All(u16, &'static str),
     /// A whole answer that a person must act upon.
     Halt,
+    /// Executed; the answer speaks of one item less.
+    Short,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +132,7 @@ impl Target for Model {
                 }
             }
             self.world.sleep(Duration::from_millis(5)).await;
+            let mut is_short = false;
             {
                 let mut state = self.state.lock().unwrap();
                 state.busy.remove(&lane);
@@ -166,10 +169,14 @@ impl Target for Model {
                             let (reason, hint) = ("401".into(), "correct it".into());
                             script.request = refuse(TargetError::Halt { context, reason, hint });
                         }
+                        Some(Fault::Short) => is_short = true,
                     },
                 }
             }
-            let answer = self.memory.bulk(request).await;
+            let mut answer = self.memory.bulk(request).await;
+            if is_short && let Ok(outcomes) = &mut answer {
+                outcomes.pop();
+            }
             self.script.lock().unwrap().items.clear();
             self.memory.forget_tombstones();
             answer

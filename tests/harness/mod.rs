@@ -30,6 +30,8 @@ pub(crate) mod proxy;
 pub(crate) mod rows;
 pub(crate) mod rowtide;
 pub(crate) mod servers;
+#[cfg(test)]
+mod servers_tests;
 
 /// How large a test is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

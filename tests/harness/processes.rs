@@ -102,6 +102,52 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
+/// A process that a child of ours has started, told from a later one with its id by the time of its start.
+#[derive(Debug)]
+pub(crate) struct Grandchild {
+    pid: u32,
+    started: String,
+}
+
+impl Grandchild {
+    /// All that run now.
+    pub(crate) fn all_of(child: &Child) -> Vec<Self> {
+        let pid = child.id();
+        let pids = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let known = |pid: &str| {
+            let pid = pid.parse().ok()?;
+            Some(Self { pid, started: Self::start_of(pid)? })
+        };
+        pids.split_whitespace().filter_map(known).collect()
+    }
+
+    /// Field 22 of /proc/PID/stat, counted from behind the name, which may hold anything; `None` for a
+    /// process that has ended, also when nobody has asked how.
+    fn start_of(pid: u32) -> Option<String> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, behind_name) = stat.rsplit_once(')')?;
+        let mut fields = behind_name.split_whitespace();
+        let state = fields.next()?;
+        if state == "Z" { None } else { fields.nth(18).map(str::to_owned) }
+    }
+
+    fn is_there(&self) -> bool {
+        Self::start_of(self.pid).is_some_and(|started| started == self.started)
+    }
+
+    /// Waits until it has ended by itself; after `limit` it is killed.
+    pub(crate) fn outlive(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        while self.is_there() {
+            if Instant::now() > end {
+                let pid = Pid::from_raw(i32::try_from(self.pid).unwrap()).unwrap();
+                kill_process(pid, Signal::KILL).ok();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 /// Two free ports of 127.0.0.1, `distance` apart; the first is returned. They lie below the range
 /// from which the kernel takes ports for outgoing connections.
 pub(crate) fn free_port(distance: u16) -> u16 {

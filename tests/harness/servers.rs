@@ -14,13 +14,15 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
 use super::http::Http;
-use super::processes::{self, free_port, fresh_folder, source_path};
+use super::processes::{self, Grandchild, free_port, fresh_folder, source_path};
 use super::{Scale, fresh_name, poll_until, scale};
 
 /// Fetching a server into an empty cache is part of its first start.
 const START_LIMIT: Duration = Duration::from_secs(600);
 /// From the polite signal to SIGKILL.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// From the end of a server to that of the processes that it had started.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A server's process, and how to start it again on the same data and port.
 #[derive(Debug)]
@@ -56,11 +58,16 @@ impl Server {
     /// Stops it by its polite signal, or by `signal`; SIGKILL after a limit.
     fn stop(&self, signal: Signal) {
         let Some(mut child) = self.child.lock().unwrap().take() else { return };
+        let grandchildren = Grandchild::all_of(&child);
         processes::signal(&child, signal);
         if processes::wait(&mut child, STOP_LIMIT).is_none() {
             println!("{} did not stop in {STOP_LIMIT:?}: SIGKILL", self.script);
             processes::signal(&child, Signal::KILL);
             processes::wait(&mut child, STOP_LIMIT).expect("SIGKILL ends a process");
+        }
+        // Those of a PostgreSQL that was killed end a moment later, and it cannot start again before.
+        for grandchild in grandchildren {
+            grandchild.outlive(ORPHAN_LIMIT);
         }
     }
 }

@@ -183,6 +183,34 @@ async fn t33_what_is_never_answered_is_halved_at_the_third_time() {
     assert_eq!(counts(&rig)[5], 5);
 }
 
+/// An answer, even one that refuses everything, shows that the target is there: what was lost before counts no more.
+#[tokio::test(start_paused = true)]
+async fn t33_an_answer_ends_the_count_of_lost_ones() {
+    for answered in [BUSY, Fault::Item(0, 429, "es_rejected_execution_exception")] {
+        let mut rig = Rig::new(bytes_max(1 << 20));
+        rig.fault([LOST, LOST, answered, LOST, LOST]);
+        submit(&mut rig, 0..8, "x").await;
+        rig.drain().await.unwrap();
+        assert!(
+            counts(&rig).windows(2).all(|pair| pair[0] == pair[1] || pair == [8, 1]),
+            "{:?}",
+            counts(&rig)
+        );
+        assert_eq!(counts(&rig).len(), 6);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_target_is_asked_less_often_each_time() {
+    let mut rig = Rig::new(settings());
+    rig.fault(vec![BUSY; 12]);
+    submit(&mut rig, 0..4, "x").await;
+    rig.drain().await.unwrap();
+    let sent = rig.sent();
+    let waits: Vec<_> = sent.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+    assert!(waits[0] < SECOND / 5 && waits[11] > 14 * SECOND && waits[11] < 31 * SECOND, "{waits:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn t33_a_large_document_that_is_never_answered_is_kept_at_the_fifth_time() {
     let mut suspicious = settings();

@@ -41,6 +41,9 @@ fn of_server(error: &ServerError, context: &'static str) -> SourceError {
             "slot-lost",
             "raise max_slot_wal_keep_size and fill the index anew: drop the slot, empty data_dir and set existing = \"replace\" on the target",
         ),
+        "55000" if error.message.contains("\"wal_level\"") => {
+            halt("wal-level", "ALTER SYSTEM SET wal_level = logical; and restart the server")
+        }
         _ => SourceError::Wait { context, reason: error.to_string() },
     }
 }

@@ -375,7 +375,7 @@ fn drawn_phase(rng: &mut Rng) -> Option<Phase> {
         10..12 | 17 => Some(Phase::ShuttingDown),
         12 | 16 => Some(Phase::Connecting),
         // The shortest of all: what is aimed at it often comes too late.
-        13..15 => Some(Phase::Tail),
+        13 | 14 => Some(Phase::Tail),
         _ => None,
     }
 }

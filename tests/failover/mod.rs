@@ -70,8 +70,10 @@ async fn t04_a_promoted_standby_with_the_slot_is_followed_on() {
         let cluster = Cluster::start(version).await;
         cluster.commits_wait_for_the_standby().await;
         let address = Address::start(cluster.primary.port()).await;
-        let mut pair = followed_through(&address, &cluster, "bulk_count_max = 100", "chunk_rows = 500").await;
-        pair.proxy.delay_answers(Duration::from_millis(400));
+        let slow = "bulk_count_max = 100\nlanes = 2";
+        let mut pair = followed_through(&address, &cluster, slow, "chunk_rows = 500").await;
+        // The standby looks for slots every 30 s, if it has found none lately.
+        pair.proxy.delay_answers(Duration::from_secs(1));
         let writers = Writers::start(cluster.primary.port(), &pair.database.name, 1).await;
         pair.wait_for_documents_at_least("t", 500).await;
         cluster.slot_is_on_the_standby(pair.slot()).await;
@@ -142,7 +144,8 @@ async fn a10_a_standby_that_lacks_what_the_log_brought_is_not_followed() {
 async fn a10_a_standby_that_lacks_what_a_read_saw_is_not_followed() {
     let cluster = Cluster::start("18").await;
     let address = Address::start(cluster.primary.port()).await;
-    let mut pair = followed_through(&address, &cluster, "bulk_count_max = 100", "chunk_rows = 500").await;
+    let slow = "bulk_count_max = 100\nlanes = 2";
+    let mut pair = followed_through(&address, &cluster, slow, "chunk_rows = 500").await;
     pair.proxy.delay_answers(Duration::from_secs(1));
     pair.wait_for_documents_at_least("t", 500).await;
     cluster.slot_is_on_the_standby(pair.slot()).await;

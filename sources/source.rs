@@ -103,6 +103,10 @@ pub struct SourceStatus {
     /// Time until the server drops the log that it keeps, at the present rate; `None` without a
     /// bound or a rate.
     pub log_held_time_left: Option<Duration>,
+    /// Bytes of log that can still be written before a bound is reached; `None` without one.
+    pub log_left_bytes: Option<u64>,
+    /// Why reads beside the log wait, while the log is read on; `None` when they do not.
+    pub reads_wait_for: Option<String>,
     /// Bytes of log between the server's end and the reader.
     pub log_behind_bytes: u64,
     /// The commit time of the newest transaction passed, in microseconds since 1970.

@@ -56,6 +56,8 @@ pub mod field {
     pub const LAG_BYTES: &str = "lag_bytes";
     /// Bytes of log that the server keeps for this reader.
     pub const LOG_HELD_BYTES: &str = "log_held_bytes";
+    /// Bytes of log until a bound on it is reached.
+    pub const LOG_LEFT_BYTES: &str = "log_left_bytes";
     /// Seconds until the server drops it.
     pub const LOG_HELD_S_LEFT: &str = "log_held_s_left";
     /// Bytes charged to the budget.

@@ -13,12 +13,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod attacks;
+mod bad_input;
 mod cli;
 /// The suite that every source passes on its real server; run by the modules of the sources.
 mod contract;
 #[path = "contract/postgres.rs"]
 mod contract_postgres;
+#[path = "contract/postgres_15.rs"]
+mod contract_postgres_15;
+#[path = "contract/postgres_17.rs"]
+mod contract_postgres_17;
 mod docker_files;
+mod failover;
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]
 mod harness;
 mod memory;

@@ -25,6 +25,8 @@ const CHUNK_ROWS_MAX: u32 = 1_000_000;
 const READERS: u32 = 2;
 /// Each is a connection, of which a server has 100 by default.
 const READERS_MAX: u32 = 32;
+/// The least bound of held log: four files of it. Below, every pause would reach it.
+const LOG_HELD_LEAST: u64 = 64 << 20;
 /// Bytes of a name in PostgreSQL; longer ones are cut silently.
 const NAME_MAX: usize = 63;
 
@@ -43,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) readers: u32,
     /// The tables, in the configured order.
     pub(crate) tables: Vec<TableName>,
+    /// Beside what the server says: the most bytes of log that it shall keep for the slot.
+    pub(crate) log_held_bytes_max: Option<u64>,
     /// The most bytes of one row.
     pub(crate) document_bytes_max: usize,
 }
@@ -110,6 +114,7 @@ impl Config {
         }
         let chunk_rows = section.number("chunk_rows", CHUNK_ROWS, CHUNK_ROWS_MAX);
         let readers = section.number("readers", READERS, READERS_MAX);
+        let log_held_bytes_max = section.size("log_held_bytes_max");
         section.refuse_the_rest();
         let tables = section.tables(settings.tables.iter().map(|table| table.name.as_str()));
         let password_is_twice = password.is_some() && url.as_ref().is_some_and(|url| url.password.is_some());
@@ -136,6 +141,7 @@ impl Config {
             chunk_rows,
             readers,
             tables,
+            log_held_bytes_max,
             document_bytes_max: settings.document_bytes_max,
         })
     }
@@ -144,6 +150,23 @@ impl Config {
     pub(crate) fn replication(&self) -> Connect {
         Connect { replication: true, ..self.connect.clone() }
     }
+}
+
+/// A size with its unit, as the rest of the configuration has them.
+fn size(text: &str) -> Option<u64> {
+    let at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(at);
+    let unit: u64 = match unit.trim() {
+        "B" => 1,
+        "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// `rowtide_NAME` in the letters that a slot may have.
@@ -187,6 +210,15 @@ impl Section {
         }
     }
 
+    fn size(&mut self, key: &str) -> Option<u64> {
+        let value = self.keys.remove(key)?;
+        let size = value.as_str().and_then(size).filter(|size| *size >= LOG_HELD_LEAST);
+        if size.is_none() {
+            self.problem(key, format!("must be a size of 64MiB or more, as in {key} = \"20GiB\""));
+        }
+        size
+    }
+
     fn url(&mut self) -> Option<Url> {
         const EXAMPLE: &str = "url = \"postgres://rowtide@127.0.0.1:5432/shop\"";
         if !self.keys.contains_key("url") {
@@ -226,7 +258,8 @@ impl Section {
     }
 
     fn refuse_the_rest(&mut self) {
-        const KNOWN: &str = "url, password, password_file, slot, publication, chunk_rows, readers";
+        const KNOWN: &str =
+            "url, password, password_file, slot, publication, chunk_rows, readers, log_held_bytes_max";
         let unknown: Vec<String> = self.keys.keys().filter(|key| *key != "type").cloned().collect();
         for key in unknown {
             self.problem(&key, format!("is not a key of a postgres source; there are {KNOWN}"));
@@ -254,7 +287,12 @@ mod tests {
             (config.slot.as_str(), config.publication.as_str()),
             ("rowtide_my_shop", "rowtide_my_shop")
         );
-        assert_eq!((config.chunk_rows, config.readers), (5000, 2));
+        assert_eq!((config.chunk_rows, config.readers, config.log_held_bytes_max), (5000, 2, None));
+        let sized = |text: &str| size(text);
+        assert_eq!(
+            (sized("64MiB"), sized("2 GB"), sized("5"), sized("5X")),
+            (Some(64 << 20), Some(2_000_000_000), None, None)
+        );
         assert_eq!((config.connect.host.as_str(), config.connect.port), ("db", 5432));
         assert!(config.replication().replication && !config.connect.replication);
         assert!(!format!("{config:?}").contains("\"p\""));
@@ -264,11 +302,23 @@ mod tests {
     fn all_problems_come_at_once_and_none_shows_a_password() {
         let keys = json!({
             "url": "mysql://u:hidden@h/d", "slot": "Up", "publication": "", "chunk_rows": 0,
-            "readers": "2", "password": 5, "bogus": 1,
+            "readers": "2", "log_held_bytes_max": "1MiB", "password": 5, "bogus": 1,
         });
         let problems = parse(keys).unwrap_err();
         let keys: Vec<&str> = problems.iter().map(|problem| problem.key.as_str()).collect();
-        assert_eq!(keys, ["url", "password", "slot", "publication", "chunk_rows", "readers", "bogus"]);
+        assert_eq!(
+            keys,
+            [
+                "url",
+                "password",
+                "slot",
+                "publication",
+                "chunk_rows",
+                "readers",
+                "log_held_bytes_max",
+                "bogus"
+            ]
+        );
         assert!(!format!("{problems:?}").contains("hidden"));
         let problems = parse(json!({})).unwrap_err();
         assert_eq!(problems[0].key, "url");

@@ -41,6 +41,13 @@ fn of_server(error: &ServerError, context: &'static str) -> SourceError {
             "slot-lost",
             "raise max_slot_wal_keep_size and fill the index anew: drop the slot, empty data_dir and set existing = \"replace\" on the target",
         ),
+        // A database of encoding SQL_ASCII keeps every byte, and hands over only what is UTF-8.
+        "22021" | "22P05" => {
+            halt("value-unreadable", "mend the value, or leave its column out of the publication")
+        }
+        "55000" if error.message.contains("\"wal_level\"") => {
+            halt("wal-level", "ALTER SYSTEM SET wal_level = logical; and restart the server")
+        }
         _ => SourceError::Wait { context, reason: error.to_string() },
     }
 }

@@ -5,7 +5,7 @@
 //!   catalog ─ slot          tables and types; publication, slot, who holds write locks
 //!   wire ─ tuple ─ pgoutput the connection and its messages, in place
 //!   decode ─ rows           PostgreSQL's text to JSON, one decoder for reads and log
-//!   open                    law 8: asked and compared before anything is read
+//!   open ─ history          law 8: asked and compared before anything is read; another timeline
 //!   stream ─ step           the reader: the log in order, reads merged in, checkpoints
 //!   reads ─ progress ─ sql  chunks and refetches
 //!   watch                   bytes of log that the slot holds
@@ -31,6 +31,7 @@ mod decode;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod history;
 #[cfg(all(test, feature = "live"))]
 mod live;
 mod lsn;
@@ -52,6 +53,7 @@ mod wire;
 
 use catalog::ValueTypes;
 use config::Config;
+use history::Emitted;
 use open::Opened;
 use reads::Reads;
 use refetch::Refetches;
@@ -60,12 +62,14 @@ use stream::Stream;
 struct Postgres {
     config: Arc<Config>,
     world: SharedWorld,
+    /// Outlives each reader: another server must have all of it.
+    emitted: Arc<Emitted>,
 }
 
 /// Makes the source from its section.
 pub(crate) fn make(settings: Settings, world: SharedWorld) -> Result<Box<dyn Source>, Vec<Problem>> {
     let config = Arc::new(Config::new(settings)?);
-    Ok(Box::new(Postgres { config, world }))
+    Ok(Box::new(Postgres { config, world, emitted: Arc::default() }))
 }
 
 impl Source for Postgres {
@@ -90,7 +94,7 @@ impl Source for Postgres {
         status: StatusSender,
     ) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>> {
         Box::pin(async move {
-            let opened = open::open(&self.config, &self.world, resume, &status).await?;
+            let opened = open::open(&self.config, &self.world, resume, &self.emitted, &status).await?;
             let progress = opened.tables.iter().map(|work| TableProgress {
                 name: work.info.table.name.to_string(),
                 rows_estimated: work.info.rows_estimated,
@@ -101,8 +105,12 @@ impl Source for Postgres {
                 status.tables = progress.collect();
                 status.waiting_for = None;
             });
-            let reader: Box<dyn Reader> =
-                Box::new(PgReader { config: self.config.clone(), world: self.world.clone(), opened });
+            let reader: Box<dyn Reader> = Box::new(PgReader {
+                config: self.config.clone(),
+                world: self.world.clone(),
+                emitted: self.emitted.clone(),
+                opened,
+            });
             Ok(reader)
         })
     }
@@ -111,6 +119,7 @@ impl Source for Postgres {
 struct PgReader {
     config: Arc<Config>,
     world: SharedWorld,
+    emitted: Arc<Emitted>,
     opened: Opened,
 }
 
@@ -134,29 +143,35 @@ impl Reader for PgReader {
 
 impl PgReader {
     async fn read(self: Box<Self>, link: Link) -> Result<(), SourceError> {
-        let Self { config, world, opened } = *self;
+        let Self { config, world, emitted, opened } = *self;
         let (to_reader, from_reads) = mpsc::unbounded_channel();
         let (to_refetch, jobs) = mpsc::unbounded_channel();
         let reads = Arc::new(Reads {
             world: world.clone(),
             connect: config.connect.clone(),
             tables: opened.tables,
+            timeline: opened.position.timeline,
+            emitted,
             outlet: link.outlet.clone(),
             to_reader,
             status: link.status.clone(),
             chunk_rows: config.chunk_rows as usize,
             document_bytes_max: config.document_bytes_max,
             sharers: config.readers as usize,
+            yields: Arc::default(),
             more: tokio::sync::Notify::new(),
         });
         let passed = Arc::new(AtomicU64::new(opened.position.lsn.0));
-        let watching = watch::watch(
-            world.clone(),
-            config.connect.clone(),
-            config.slot.clone(),
-            link.status.clone(),
-            passed.clone(),
-        );
+        let watching = watch::Watch {
+            world: world.clone(),
+            connect: config.connect.clone(),
+            slot: config.slot.clone(),
+            held_max: config.log_held_bytes_max,
+            status: link.status.clone(),
+            passed: passed.clone(),
+            yields: reads.yields.clone(),
+        }
+        .run();
         // They end with this future: none of them has anything to finish.
         let mut tasks: Vec<Task> = Vec::with_capacity(config.readers as usize + 2);
         tasks.push(world.spawn(Box::pin(watching)));

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::catalog::{Server, TableInfo, ValueTypes};
 use super::config::Config;
+use super::history::{self, Emitted};
 use super::lsn::Lsn;
 use super::pgoutput::Message;
 use super::position::PgPosition;
@@ -70,6 +71,7 @@ pub(super) async fn open(
     config: &Config,
     world: &SharedWorld,
     resume: Option<Resume>,
+    emitted: &Emitted,
     status: &StatusSender,
 ) -> Result<Opened, SourceError> {
     let mut sql = connect(&config.connect, world, "connect to the database").await?;
@@ -77,27 +79,35 @@ pub(super) async fn open(
     let server =
         Server::identify(&mut log).await.map_err(|error| error.into_source("ask who the server is"))?;
     if server.in_recovery {
-        return Err(SourceError::Halt {
-            state: "standby",
-            what: "the server is a standby, whose snapshots do not tell which transactions run".into(),
-            hint: "name the primary in the source's url".into(),
-        });
+        return Err(history::standby(resume.is_some()));
+    }
+    if server.wal_level != "logical" {
+        return Err(no_rows_in_the_log(&server.wal_level));
     }
     let mut types = ValueTypes::default();
     publish(&mut sql, config).await?;
     let infos = tables(&mut sql, &mut types, config).await?;
     let published = fingerprint(config, &infos);
-    let old = resume.as_ref().map(|resume| PgPosition::open(&resume.position)).transpose()?;
+    let mut old = resume.as_ref().map(|resume| PgPosition::open(&resume.position)).transpose()?;
     let confirmed = slot_position(&mut sql, config, world, old.is_some(), status).await?;
 
     let fresh = || {
         PgPosition::new(server.system_identifier.clone(), server.timeline, server.database.clone(), confirmed)
     };
     let clean = resume.is_some_and(|resume| resume.clean);
-    let mut continuity = match &old {
+    let mut continuity = match &mut old {
         None => Continuity::First,
-        Some(old) => asked(old, &fresh(), clean, confirmed, server.flush_lsn),
+        Some(old) => match history::elsewhere(old, &fresh()) {
+            Some(reason) => Continuity::Broken { reason },
+            None => match history::differs(&mut log, &server, old, clean, emitted.get()).await? {
+                Some(reason) => Continuity::Broken { reason },
+                None => asked(old, confirmed, server.flush_lsn),
+            },
+        },
     };
+    if emitted.get().is_none() {
+        emitted.go_on(server.timeline, history::reach(&mut sql, old.as_ref(), clean).await?);
+    }
     let mut position = old.unwrap_or_else(fresh);
     let tables = table_works(&infos, &position)?;
     if position.published != published {
@@ -131,6 +141,9 @@ pub(super) async fn open(
             continuity = Continuity::Broken { reason };
         }
     }
+    if !matches!(continuity, Continuity::Broken { .. }) {
+        emitted.go_on(server.timeline, Lsn(0));
+    }
     opened.continuity = continuity;
     Ok(opened)
 }
@@ -144,21 +157,18 @@ pub(super) fn offset(lsn: Lsn) -> Result<Offset, SourceError> {
     })
 }
 
+/// A server that was told to write less into its log; it has then no logical slot either.
+fn no_rows_in_the_log(wal_level: &str) -> SourceError {
+    SourceError::Halt {
+        state: "wal-level",
+        what: format!("wal_level is {wal_level}, where the log must hold rows"),
+        hint: "ALTER SYSTEM SET wal_level = logical; and restart the server".into(),
+    }
+}
+
 /// The questions that need no log.
-fn asked(old: &PgPosition, now: &PgPosition, clean: bool, confirmed: Lsn, flush: Lsn) -> Continuity {
+fn asked(old: &PgPosition, confirmed: Lsn, flush: Lsn) -> Continuity {
     let broken = |reason: String| Continuity::Broken { reason };
-    if old.system != now.system || old.database != now.database {
-        return broken(format!(
-            "the checkpoint belongs to database {} of cluster {}, this is {} of {}",
-            old.database, old.system, now.database, now.system
-        ));
-    }
-    if old.timeline != now.timeline && !clean {
-        return broken(format!(
-            "the server went from timeline {} to {} and the last process did not end in order",
-            old.timeline, now.timeline
-        ));
-    }
     if confirmed > old.lsn {
         return broken(format!(
             "the slot was moved to {confirmed}, beyond the checkpoint {}: what lies between is lost",
@@ -190,7 +200,9 @@ async fn slot_position(
         SlotState::Missing if resumes => Err(halt(
             "slot-lost",
             format!("the replication slot {name} is gone, and with it the log since the checkpoint"),
-            FILL_ANEW.into(),
+            format!(
+                "{FILL_ANEW}; a slot outlives a failover on PostgreSQL 17 and later with sync_replication_slots"
+            ),
         )),
         SlotState::Missing => create_slot(sql, config, world, status).await,
         SlotState::Active { pid, .. } => Err(SourceError::Wait {
@@ -200,7 +212,7 @@ async fn slot_position(
         SlotState::Lost { reason } => Err(halt(
             "slot-lost",
             format!("the server has dropped log that the slot {name} needed: {reason}"),
-            format!("raise max_slot_wal_keep_size; {}; then {FILL_ANEW}", slot::drop_slot_sql(name)),
+            format!("{}{}; then {FILL_ANEW}", slot::what_keeps_it(&reason), slot::drop_slot_sql(name)),
         )),
         SlotState::Foreign { what } => Err(halt(
             "slot-foreign",

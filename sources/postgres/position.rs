@@ -28,6 +28,10 @@ pub(super) struct PgPosition {
     pub last_commit: Option<CommitMark>,
     /// The settled prefix of the transaction that follows `lsn` (T48).
     pub inside: Option<Inside>,
+    /// Everything that was emitted had committed below it; reads see more than the log's reader has passed.
+    /// Earlier versions did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Lsn>,
     /// What was published: a prefix counted under another publication means nothing.
     pub published: String,
     /// The first fill, by `schema.table`.
@@ -66,8 +70,8 @@ impl PgPosition {
     /// A position at the start of `system`'s history at `lsn`.
     pub(super) fn new(system: String, timeline: u32, database: String, lsn: Lsn) -> Self {
         let (last_commit, inside, tables) = (None, None, BTreeMap::new());
-        let published = String::new();
-        Self { format: FORMAT, system, timeline, database, lsn, last_commit, inside, published, tables }
+        let (published, seen) = (String::new(), None);
+        Self { format: FORMAT, system, timeline, database, lsn, last_commit, inside, seen, published, tables }
     }
 
     /// Opens a sealed one.

@@ -15,9 +15,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
+use tokio::sync::{Notify, OnceCell, mpsc, oneshot, watch};
 
 use super::catalog::TableInfo;
+use super::history::Emitted;
+use super::lsn::Lsn;
 use super::progress::{KeyText, Progress, Range, RangeId};
 use super::rows;
 use super::slot;
@@ -62,6 +64,8 @@ pub(super) enum FromRead {
 pub(super) struct Finished {
     pub id: ReadId,
     pub snapshot: PgSnapshot,
+    /// What it sees had committed below.
+    pub seen: Lsn,
     /// Put, TooLarge, or (in a refetch) Delete for a key without a row.
     pub rows: Vec<Op>,
     /// Covers the rows.
@@ -117,6 +121,9 @@ pub(super) struct Reads {
     pub world: SharedWorld,
     pub connect: Connect,
     pub tables: Vec<Arc<TableWork>>,
+    /// The timeline that the log comes from.
+    pub timeline: u32,
+    pub emitted: Arc<Emitted>,
     pub outlet: Outlet,
     pub to_reader: mpsc::UnboundedSender<FromRead>,
     pub status: StatusSender,
@@ -126,6 +133,8 @@ pub(super) struct Reads {
     pub document_bytes_max: usize,
     /// Chunks that may be under way at once; each holds its share of the budget.
     pub sharers: usize,
+    /// True while chunks must wait, since the server keeps too much log.
+    pub yields: Arc<watch::Sender<bool>>,
     /// Something may be to take again.
     pub more: Notify,
 }
@@ -214,6 +223,8 @@ impl Reads {
         }
         let mut pause = AGAIN_FIRST;
         loop {
+            // The sender is ours: it does not go away.
+            let _ = self.yields.subscribe().wait_for(|yields| !yields).await;
             let charge = self.reserve(Class::Read, self.share()).await?;
             let id = self.begin(&table.info).await?;
             let select = sql::chunk(&table.info, &bounds);
@@ -296,8 +307,8 @@ impl Reads {
         purpose: Purpose,
     ) -> Result<Verdict, SourceError> {
         let (reply, answer) = oneshot::channel();
-        let ReadRows { snapshot, rows, charge, .. } = read;
-        let finished = Finished { id, snapshot, rows, charge, table: table.clone(), purpose, reply };
+        let ReadRows { snapshot, seen, rows, charge, .. } = read;
+        let finished = Finished { id, snapshot, seen, rows, charge, table: table.clone(), purpose, reply };
         self.to_reader.send(FromRead::Finished(Box::new(finished))).map_err(|_| SourceError::Closed)?;
         answer.await.map_err(|_| SourceError::Closed)
     }
@@ -313,8 +324,7 @@ impl Reads {
     ) -> Result<ReadRows, SourceError> {
         let wrong = |error: super::wire::WireError| error.into_source("read rows");
         let begun = connection.simple(&sql::begin_read(table)).await.map_err(wrong)?;
-        let text = begun.first().and_then(|row| row.first()).and_then(Option::as_deref);
-        let snapshot = text.and_then(PgSnapshot::parse).ok_or_else(rows::no_snapshot)?;
+        let (snapshot, seen) = self.view(begun.first())?;
         connection.query(&select.sql, &select.params()).await.map_err(wrong)?;
 
         let costs = self.outlet.costs();
@@ -352,7 +362,23 @@ impl Reads {
         }
         connection.simple("COMMIT").await.map_err(wrong)?;
         charge.shrink_to(used);
-        Ok(ReadRows { snapshot, rows, charge, upto })
+        Ok(ReadRows { snapshot, seen, rows, charge, upto })
+    }
+
+    /// What a read sees. After a failover the address may lead to another server while the log still comes
+    /// from the old one: the ids of their transactions cannot be compared.
+    fn view(&self, row: Option<&Vec<Option<String>>>) -> Result<(PgSnapshot, Lsn), SourceError> {
+        let text = |place: usize| row.and_then(|row| row.get(place)).and_then(Option::as_deref);
+        let snapshot = text(0).and_then(PgSnapshot::parse).ok_or_else(rows::no_snapshot)?;
+        let seen = text(1).and_then(|lsn| lsn.parse().ok()).ok_or_else(rows::no_snapshot)?;
+        let timeline = text(2).and_then(|file| u32::from_str_radix(file.get(..8)?, 16).ok());
+        if timeline != Some(self.timeline) {
+            return Err(SourceError::Wait {
+                context: "read rows",
+                reason: "another server answers than the one whose log is read".to_owned(),
+            });
+        }
+        Ok((snapshot, seen))
     }
 
     /// Reads rows again by key, in order, until the reader goes away.
@@ -424,6 +450,7 @@ impl Reads {
 
 struct ReadRows {
     snapshot: PgSnapshot,
+    seen: Lsn,
     rows: Vec<Op>,
     charge: Charge,
     /// The read ended before its end: after the row with this key.

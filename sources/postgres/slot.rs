@@ -105,9 +105,15 @@ impl SlotState {
 }
 
 /// Makes a slot; gives where it begins. The server waits until every transaction that is open now
-/// has ended: the caller says so meanwhile.
+/// has ended: the caller says so meanwhile. Where the server can keep a slot on its standbys too (17 and
+/// later), it is asked to: without a standby that costs nothing.
 pub(crate) async fn create_slot(connection: &mut Connection, slot: &str) -> Result<Lsn, WireError> {
-    let sql = "SELECT lsn FROM pg_create_logical_replication_slot($1, 'pgoutput', false, false)";
+    let asked =
+        connection.all_rows("SELECT current_setting('server_version_num')::int >= 170000", &[]).await?;
+    let sql = match asked.into_iter().flatten().flatten().next().as_deref() {
+        Some("t") => "SELECT lsn FROM pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)",
+        _ => "SELECT lsn FROM pg_create_logical_replication_slot($1, 'pgoutput', false, false)",
+    };
     let rows = connection.all_rows(sql, &[Some(slot)]).await?;
     let lsn = rows.into_iter().flatten().flatten().next();
     lsn.and_then(|lsn| lsn.parse().ok()).ok_or(ODD)
@@ -268,6 +274,17 @@ pub(crate) async fn write_lock_holders(
     holders.collect::<Option<Vec<_>>>().ok_or(ODD)
 }
 
+/// What would have kept a slot that was lost, by the server's reason; for hints.
+pub(crate) fn what_keeps_it(reason: &str) -> &'static str {
+    match reason {
+        "idle_timeout" => "raise idle_replication_slot_timeout; ",
+        "wal_level_insufficient" => "leave wal_level at logical; ",
+        // Conflicts of a standby's own; there it is not read.
+        "rows_removed" => "",
+        _ => "raise max_slot_wal_keep_size; ",
+    }
+}
+
 /// The SQL that drops a slot, for hints.
 pub(crate) fn drop_slot_sql(slot: &str) -> String {
     format!("SELECT pg_drop_replication_slot({});", literal(slot))
@@ -325,6 +342,12 @@ mod tests {
             let state = state(|row| row[place] = Some(value));
             assert!(matches!(state, SlotState::Foreign { .. }), "{place}: {state:?}");
         }
+    }
+
+    #[test]
+    fn t04_the_hint_follows_the_reason() {
+        assert_eq!(what_keeps_it("wal_removed"), "raise max_slot_wal_keep_size; ");
+        assert_eq!(what_keeps_it("idle_timeout"), "raise idle_replication_slot_timeout; ");
     }
 
     #[test]

@@ -9,10 +9,14 @@ use super::progress::{KeyText, Range};
 /// every older snapshot (<https://www.postgresql.org/docs/18/mvcc-caveats.html>). A read that had its
 /// snapshot and then waited for the ALTER to end would find no row, and the log tells of none: a chunk
 /// would be lost, and a refetch would delete what is there.
+///
+/// Then where the log ends, asked after the snapshot was taken: what the view sees had committed below. And
+/// a file of the log, whose name begins with the server's timeline.
 pub(super) fn begin_read(table: &TableInfo) -> String {
     format!(
         "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-         LOCK TABLE {} IN ACCESS SHARE MODE; SELECT pg_current_snapshot()::text",
+         LOCK TABLE {} IN ACCESS SHARE MODE; SELECT pg_current_snapshot()::text, \
+         pg_current_wal_insert_lsn(), pg_walfile_name(pg_current_wal_insert_lsn())",
         table.sql_from()
     )
 }

@@ -32,6 +32,7 @@ pub(super) fn log(status: &Status) {
         { field::LAG_MS } = status.lag.map(millis),
         { field::LAG_BYTES } = source.log_behind_bytes,
         { field::LOG_HELD_BYTES } = source.log_held_bytes,
+        { field::LOG_LEFT_BYTES } = source.log_left_bytes,
         { field::LOG_HELD_S_LEFT } = source.log_held_time_left.map(|left| left.as_secs()),
         { field::MEMORY_USED } = memory.used,
         { field::MEMORY_MOST } = memory.most,

@@ -331,8 +331,8 @@ impl Intake {
         let docs_per_s = self.documents.at(now, counts.ends.total());
         let checkpoint_age = self.saver.saved_at().map(|at| now.saturating_sub(at));
         let lanes = self.lanes.status();
-        let waiting =
-            source.waiting_for.clone().or_else(|| lanes.iter().find_map(|lane| lane.waiting_for.clone()));
+        let waiting = source.waiting_for.clone().or_else(|| source.reads_wait_for.clone());
+        let waiting = waiting.or_else(|| lanes.iter().find_map(|lane| lane.waiting_for.clone()));
         let filled = source.tables.iter().all(|table| table.done);
         let lag = self.lag(&source, counts.in_flight());
         self.status.send_modify(|status| {

@@ -55,11 +55,12 @@ const SHAPES: [(&str, &str, &str, &str); TABLES] = [
     ("things", "id", "id uuid", "md5($n::text)::uuid"),
 ];
 
-pub(crate) struct PostgresOrigin {
+/// PostgreSQL of a version.
+pub(crate) struct PostgresOrigin<const VERSION: u32 = 18> {
     database: Database,
 }
 
-impl PostgresOrigin {
+impl<const VERSION: u32> PostgresOrigin<VERSION> {
     async fn run(&self, sql: &str) {
         self.database.client().await.batch_execute(sql).await.unwrap();
     }
@@ -83,11 +84,11 @@ fn insert(table: usize, rows: &Range<u64>, tag: &str, salt: u64, big: &str) -> S
     )
 }
 
-impl Origin for PostgresOrigin {
+impl<const VERSION: u32> Origin for PostgresOrigin<VERSION> {
     type Writer = PostgresWriter;
 
     async fn start() -> Self {
-        let database = Postgres::shared().await.fresh_database().await;
+        let database = Postgres::shared_of(VERSION).await.fresh_database().await;
         let client = database.client().await;
         client.batch_execute(CONTENT).await.unwrap();
         for (name, columns, typed, _) in SHAPES {
@@ -111,7 +112,7 @@ impl Origin for PostgresOrigin {
     }
 
     async fn restart(&self) {
-        let postgres = Postgres::shared().await;
+        let postgres = Postgres::shared_of(VERSION).await;
         postgres.stop(Signal::INT);
         postgres.start_again().await;
     }

@@ -93,12 +93,29 @@ static LIVE_DATABASES: Mutex<Option<HashSet<String>>> = Mutex::new(None);
 impl Postgres {
     /// The shared PostgreSQL 18.
     pub(crate) async fn shared() -> &'static Self {
-        static SHARED: OnceCell<Postgres> = OnceCell::const_new();
-        SHARED.get_or_init(|| Self::start("18", &[])).await
+        Self::shared_of(18).await
+    }
+
+    /// The shared PostgreSQL of that version.
+    pub(crate) async fn shared_of(version: u32) -> &'static Self {
+        static SHARED: [OnceCell<Postgres>; 3] = [const { OnceCell::const_new() }; 3];
+        let (cell, name) = match version {
+            15 => (&SHARED[0], "15"),
+            17 => (&SHARED[1], "17"),
+            _ => (&SHARED[2], "18"),
+        };
+        cell.get_or_init(|| Self::start(name, &[])).await
     }
 
     /// A server of one's own; `arguments` as in `["-c", "max_slot_wal_keep_size=16MB"]`.
     pub(crate) async fn start(version: &str, arguments: &[&str]) -> Self {
+        let postgres = Self::prepare(version, arguments);
+        postgres.start_again().await;
+        postgres
+    }
+
+    /// As [`Self::start`], not started yet: what its data folder holds then is used.
+    pub(crate) fn prepare(version: &str, arguments: &[&str]) -> Self {
         let server = Server {
             script: "start-pg.sh",
             environment: vec![("PG_VERSION".into(), version.into())],
@@ -108,9 +125,7 @@ impl Postgres {
             port: free_port(0),
             child: Mutex::new(None),
         };
-        let postgres = Self { server };
-        postgres.start_again().await;
-        postgres
+        Self { server }
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -212,7 +212,7 @@ impl Run {
             (true, None) => "T19 failover",
         });
         if promoted {
-            env.server.timeline = timeline.max(env.server.timeline) + 1;
+            env.server.promote(timeline);
         }
         env.server.database.clock = env.fresh_number();
         env.server.recover();

@@ -58,6 +58,8 @@ pub(super) struct Env {
     pub(super) backups: Vec<Server>,
     pub(super) connections: BTreeMap<u64, Pid>,
     pub(super) readers: BTreeMap<Pid, ReaderView>,
+    /// By process: its timeline, and what it may have emitted had committed below.
+    pub(super) reached: BTreeMap<Pid, (u32, Lsn)>,
     pub(super) stopping: BTreeSet<Pid>,
     pub(super) cluster: Arc<Memory>,
     pub(super) target_faults: VecDeque<TargetFault>,
@@ -102,6 +104,7 @@ impl Shared {
             backups: Vec::new(),
             connections: BTreeMap::new(),
             readers: BTreeMap::new(),
+            reached: BTreeMap::new(),
             stopping: BTreeSet::new(),
             cluster: Arc::new(Memory::new()),
             target_faults: VecDeque::new(),
@@ -223,6 +226,13 @@ impl Env {
             && let Some(what) = self.behind(lsn)
         {
             self.wrong(format!("law 4: {lsn} was acknowledged, but {what}"));
+        }
+    }
+
+    /// Something that had committed below `lsn` is about to be emitted.
+    pub(super) fn reach(&mut self, process: Pid, lsn: Lsn) {
+        if let Some((_, reached)) = self.reached.get_mut(&process) {
+            *reached = lsn.max(*reached);
         }
     }
 

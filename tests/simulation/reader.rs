@@ -199,11 +199,15 @@ impl Stream {
             return Ok(true);
         }
         let begun = {
-            let env = self.model.env.lock();
+            let mut env = self.model.env.lock();
             if !env.server.serves(self.model.connection) {
                 return Err(wait("read the log", "the connection is gone"));
             }
             let xid = env.server.database.log.get(self.model.log_at).copied();
+            if let Some(xid) = xid {
+                let commit = env.server.database.transaction(xid).commit;
+                env.reach(self.model.process, commit + 1);
+            }
             xid.map(|xid| {
                 let transaction = env.server.database.transaction(xid);
                 let (commit, end, time) = (transaction.commit, transaction.end, transaction.time);
@@ -373,6 +377,7 @@ impl Stream {
             let time = current.time;
             place.last_commit = Some((current.commit, current.xid, time));
         }
+        place.seen = self.model.env.lock().reached.get(&self.model.process).map_or(0, |reached| reached.1);
         place.done = self.progress().done.iter().map(|id| (id.table, id.key)).collect();
         self.dirty = false;
         self.candidate = Some((seal(&place)?, self.next_ticket));

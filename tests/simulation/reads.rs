@@ -184,6 +184,10 @@ impl Reads {
             return Ok(None);
         }
         let view = env.server.database.snapshot();
+        let (end, process) = (env.server.database.lsn, env.connections.get(&self.connection).copied());
+        if let Some(process) = process {
+            env.reach(process, end);
+        }
         if is_fetch && !env.server.database.invisible().is_empty() {
             env.attacks.hit("A1 T06 refetch while a commit is invisible");
         }

@@ -24,12 +24,14 @@ pub(super) struct Server {
     pub(super) database: Database,
     pub(super) system: u32,
     pub(super) timeline: u32,
+    /// Where each timeline before was left.
+    pub(super) forks: Vec<(u32, Lsn)>,
     pub(super) slot: Option<Slot>,
 }
 
 impl Server {
     pub(super) fn new(present: u16) -> Self {
-        Self { database: Database::new(present), system: 7, timeline: 1, slot: None }
+        Self { database: Database::new(present), system: 7, timeline: 1, forks: Vec::new(), slot: None }
     }
 
     /// Every connection ends.
@@ -48,6 +50,18 @@ impl Server {
             self.database.show(xid);
         }
         self.disconnect();
+    }
+
+    /// A standby that has all of this becomes the primary, on a timeline above `highest`.
+    pub(super) fn promote(&mut self, highest: u32) {
+        self.forks.push((self.timeline, self.database.lsn));
+        self.timeline = highest.max(self.timeline) + 1;
+    }
+
+    /// Up to where a timeline is a part of this server's history.
+    pub(super) fn common(&self, timeline: u32) -> Option<Lsn> {
+        let left = self.forks.iter().find(|(parent, _)| *parent == timeline);
+        left.map(|(_, end)| *end).or_else(|| (timeline == self.timeline).then_some(Lsn::MAX))
     }
 
     /// Whether the connection still reads the slot.

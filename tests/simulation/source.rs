@@ -15,7 +15,7 @@ use super::env::Shared;
 use super::executor::Pid;
 use super::reader::Stream;
 use super::rules::{ModelRule, is_model_left_out};
-use super::server::Slot;
+use super::server::{Server, Slot};
 
 /// Where the reader goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub(super) struct Place {
     pub(super) last_commit: Option<(Lsn, Xid, u64)>,
     /// A transaction's commit, its id, and how many of its events are settled.
     pub(super) inside: Option<(Lsn, Xid, usize)>,
+    /// What was emitted had committed below.
+    pub(super) seen: Lsn,
     /// Keys of the first fill, as table and key.
     pub(super) done: BTreeSet<(u32, u8)>,
 }
@@ -177,11 +179,20 @@ impl ModelSource {
     }
 
     /// Law 8's questions, and the comparison of the log up to the checkpoint.
-    fn compare(&self, connection: u64, old: Option<Place>, clean: bool, confirmed: Lsn) -> ModelReader {
+    fn compare(&self, connection: u64, mut old: Option<Place>, clean: bool, confirmed: Lsn) -> ModelReader {
         let mut env = self.env.lock();
         if old.is_none() {
             env.filled_from = confirmed;
             env.index_is_touched = false;
+        }
+        let reached = env.reached.get(&self.process).copied();
+        let lost = old.as_mut().and_then(|old| elsewhere(&env.server, old, clean, reached));
+        if lost.is_none() || reached.is_none() {
+            let end = env.server.database.lsn;
+            let before = old.as_ref().map_or(0, |old| if clean { old.reach() } else { end });
+            let most = reached.map_or(before, |reached| reached.1);
+            let timeline = env.server.timeline;
+            env.reached.insert(self.process, (timeline, most));
         }
         let server = &env.server;
         let fresh = Place {
@@ -190,14 +201,18 @@ impl ModelSource {
             lsn: confirmed,
             last_commit: None,
             inside: None,
+            seen: 0,
             done: BTreeSet::new(),
         };
         let broken = old.as_ref().and_then(|old| {
             if is_model_left_out(ModelRule::HistoryIsCompared) {
                 return None;
             }
-            if old.system != server.system || (old.timeline != server.timeline && !clean) {
+            if old.system != server.system {
                 return Some("another server");
+            }
+            if lost.is_some() {
+                return lost;
             }
             if confirmed > old.lsn {
                 return Some("the slot was moved");
@@ -246,6 +261,37 @@ impl ModelSource {
             tables: self.tables.clone(),
         }
     }
+}
+
+impl Place {
+    /// How far its process may have come.
+    fn reach(&self) -> Lsn {
+        self.inside.map_or(self.seen, |(commit, ..)| self.seen.max(commit + 1))
+    }
+}
+
+/// Another timeline is followed only if it has everything that was emitted; the place is put back to the end
+/// of what is common.
+fn elsewhere(
+    server: &Server,
+    old: &mut Place,
+    clean: bool,
+    reached: Option<(u32, Lsn)>,
+) -> Option<&'static str> {
+    let moved = |timeline: u32| timeline != server.timeline;
+    if !moved(old.timeline) && !reached.is_some_and(|(timeline, _)| moved(timeline)) {
+        return None;
+    }
+    let needed = reached.or_else(|| clean.then(|| (old.timeline, old.reach())));
+    let Some((timeline, most)) = needed else { return Some("nobody knows what was emitted") };
+    let (Some(end), Some(of_place)) = (server.common(timeline), server.common(old.timeline)) else {
+        return Some("another timeline");
+    };
+    if end < most {
+        return Some("what was emitted was lost in the failover");
+    }
+    old.lsn = old.lsn.min(end).min(of_place);
+    None
 }
 
 pub(super) struct ModelReader {

@@ -2,11 +2,13 @@
 //! Elasticsearch 8.
 
 mod giant;
+mod held;
 mod history;
 mod index;
 mod letters;
 mod reads;
 mod slot;
+mod slot_versions;
 mod stream;
 
 /// A table with a few rows.

@@ -18,6 +18,8 @@ pub(crate) struct Server {
     pub(crate) version: u32,
     /// Whether it is a standby.
     pub(crate) in_recovery: bool,
+    /// How much its log holds; rows are in it when this is `logical`.
+    pub(crate) wal_level: String,
 }
 
 impl Server {
@@ -25,11 +27,14 @@ impl Server {
     pub(crate) async fn identify(connection: &mut Connection) -> Result<Self, WireError> {
         let odd = WireError::Protocol("IDENTIFY_SYSTEM was answered by something else");
         let system = connection.simple("IDENTIFY_SYSTEM").await?;
-        let more = "SELECT current_setting('server_version_num'), pg_is_in_recovery(), current_database()";
+        let more = "SELECT current_setting('server_version_num'), pg_is_in_recovery(), current_database(), \
+             current_setting('wal_level')";
         let more = connection.simple(more).await?;
         let (Some(system), Some(more)) = (system.first(), more.first()) else { return Err(odd) };
         let [Some(identifier), Some(timeline), Some(lsn), ..] = system.as_slice() else { return Err(odd) };
-        let [Some(version), Some(in_recovery), Some(database)] = more.as_slice() else { return Err(odd) };
+        let [Some(version), Some(in_recovery), Some(database), Some(wal_level)] = more.as_slice() else {
+            return Err(odd);
+        };
         let (Ok(timeline), Ok(flush_lsn), Ok(version)) = (timeline.parse(), lsn.parse(), version.parse())
         else {
             return Err(odd);
@@ -41,6 +46,7 @@ impl Server {
             database: database.clone(),
             version,
             in_recovery: in_recovery == "t",
+            wal_level: wal_level.clone(),
         })
     }
 }

@@ -89,7 +89,8 @@ impl Stream {
             let todo = work.with_progress(|progress| progress.todo());
             (work.info.table.name.to_string(), TableState { oid: work.info.oid, todo })
         });
-        let position = PgPosition { inside, tables: tables.collect(), ..self.position.clone() };
+        let seen = self.reads.emitted.get().map(|reach| reach.lsn);
+        let position = PgPosition { inside, seen, tables: tables.collect(), ..self.position.clone() };
         self.state.dirty = false;
         self.state.last_checkpoint = self.world.now();
         self.state.candidate = Some((position.seal()?, self.state.refetches.next_ticket()));

@@ -91,7 +91,9 @@ impl Stream {
     }
 
     pub(super) async fn finished(&mut self, finished: Finished) -> Result<(), SourceError> {
-        let Finished { id, snapshot, rows, charge, table, purpose, reply } = finished;
+        let Finished { id, snapshot, seen, rows, charge, table, purpose, reply } = finished;
+        // Also when it is read again: to know too much costs nothing but a fill after a rare failover.
+        self.reads.emitted.raise(seen);
         let key_of = |op: &Op| Key::of(&table.table, op.row());
         match self.state.merge.finish(id, &snapshot, rows, key_of) {
             Finish::Again => {

@@ -356,6 +356,7 @@ impl Stream {
         let inside = self.position.inside.take().filter(|inside| inside.xid == begin.xid);
         let skip = inside.map_or(0, |inside| inside.changes);
         self.state.merge.pass(begin.xid);
+        self.reads.emitted.raise(Lsn(begin.lsn.0 + 1));
         self.state.current = Some(Current { begin, changes: 0, skip, marked: skip });
         self.passed.store(begin.lsn.0, Ordering::Relaxed);
     }

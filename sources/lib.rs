@@ -19,6 +19,9 @@ pub mod world;
 
 mod postgres;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use source::Source;
 use world::SharedWorld;
 
@@ -32,6 +35,10 @@ pub const SOURCES: &[(&str, Make)] = &[("postgres", postgres::make)];
 pub struct Settings {
     /// The source's name, as in `[sources.NAME]`.
     pub name: String,
+    /// Where relative paths in its keys begin.
+    pub folder: PathBuf,
+    /// The environment, for variables that the database's own clients know; empty in tests.
+    pub environment: BTreeMap<String, String>,
     /// Its own keys; each source refuses those that it does not know.
     pub keys: serde_json::Map<String, serde_json::Value>,
     /// The tables that pipelines read, as they spell them, in the configured order.

@@ -28,6 +28,7 @@ mod failover;
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]
 mod harness;
 mod memory;
+mod postgres_tls;
 mod simulation;
 #[path = "contract/soak.rs"]
 mod soak_servers;

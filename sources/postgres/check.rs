@@ -56,6 +56,10 @@ impl Findings {
 
     fn cannot_connect(&mut self, config: &Config, error: &WireError) {
         let connect = &config.connect;
+        if let WireError::Tls { fix, .. } = error {
+            self.add(format!("cannot connect to {}:{}: {error}", connect.host, connect.port), fix);
+            return;
+        }
         let fix = match error.sqlstate() {
             Some("28P01") => {
                 format!("correct the password, or: ALTER ROLE {} PASSWORD '…';", quoted(&connect.user))

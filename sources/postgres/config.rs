@@ -1,19 +1,18 @@
 //! `[sources.NAME]` with `type = "postgres"`: parsed raw, then made valid, all problems at once.
 
+mod connect;
 mod url;
 
 use serde_json::{Map, Value};
 
 use super::catalog::quoted;
-use super::wire::{Connect, Password};
+use super::wire::Connect;
 use crate::{Problem, Settings};
-
-use url::Url;
 
 /// For the fuzz targets, which may not see the url's module.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn read_url(text: &str) -> Result<(), String> {
-    Url::parse(text).map(drop).map_err(|fault| fault.to_string())
+    url::Url::parse(text).map(drop).map_err(|fault| fault.to_string())
 }
 
 /// Rows a chunk may hold at the most, when nothing is said.
@@ -103,8 +102,7 @@ impl Config {
     /// Judges a section.
     pub(crate) fn new(settings: Settings) -> Result<Self, Vec<Problem>> {
         let mut section = Section { keys: settings.keys, problems: Vec::new() };
-        let url = section.url();
-        let password = section.text("password");
+        let said = connect::Said::take(&mut section, settings.folder, settings.environment);
         let default_name = default_name(&settings.name);
         let slot = section.text("slot").unwrap_or_else(|| default_name.clone());
         section.judge_slot(&slot);
@@ -117,22 +115,9 @@ impl Config {
         let log_held_bytes_max = section.size("log_held_bytes_max");
         section.refuse_the_rest();
         let tables = section.tables(settings.tables.iter().map(|table| table.name.as_str()));
-        let password_is_twice = password.is_some() && url.as_ref().is_some_and(|url| url.password.is_some());
-        if password_is_twice {
-            section.problem("password", "the url holds a password as well: keep one of them".to_owned());
-        }
-        let Some(url) = url.filter(|_| section.problems.is_empty()) else {
+        let connect = said.judge(&settings.name, &mut section);
+        let Some(connect) = connect.filter(|_| section.problems.is_empty()) else {
             return Err(section.problems);
-        };
-        let connect = Connect {
-            host: url.host,
-            port: url.port,
-            database: url.database.unwrap_or_else(|| url.user.clone()),
-            user: url.user,
-            password: password.or(url.password).map(Password),
-            replication: false,
-            application_name: url.application_name.unwrap_or_else(|| format!("rowtide {}", settings.name)),
-            options: Vec::new(),
         };
         Ok(Self {
             connect,
@@ -219,22 +204,6 @@ impl Section {
         size
     }
 
-    fn url(&mut self) -> Option<Url> {
-        const EXAMPLE: &str = "url = \"postgres://rowtide@127.0.0.1:5432/shop\"";
-        if !self.keys.contains_key("url") {
-            self.problem("url", format!("is missing, as in {EXAMPLE}"));
-            return None;
-        }
-        let text = self.text("url")?;
-        match Url::parse(&text) {
-            Ok(url) => Some(url),
-            Err(fault) => {
-                self.problem("url", format!("{fault}; it looks like {EXAMPLE}"));
-                None
-            }
-        }
-    }
-
     fn judge_slot(&mut self, slot: &str) {
         let is_letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
         if slot.is_empty() || slot.len() > NAME_MAX || !slot.bytes().all(is_letter) {
@@ -258,8 +227,8 @@ impl Section {
     }
 
     fn refuse_the_rest(&mut self) {
-        const KNOWN: &str =
-            "url, password, password_file, slot, publication, chunk_rows, readers, log_held_bytes_max";
+        const KNOWN: &str = "url, password, password_file, sslmode, sslrootcert, sslcert, sslkey, slot, publication, \
+             chunk_rows, readers, log_held_bytes_max";
         let unknown: Vec<String> = self.keys.keys().filter(|key| *key != "type").cloned().collect();
         for key in unknown {
             self.problem(&key, format!("is not a key of a postgres source; there are {KNOWN}"));
@@ -277,7 +246,14 @@ mod tests {
     fn parse(keys: Value) -> Result<Config, Vec<Problem>> {
         let tables = vec![TableSettings { name: "public.t".to_owned() }];
         let keys = keys.as_object().unwrap().clone();
-        Config::new(Settings { name: "My shop".to_owned(), keys, tables, document_bytes_max: 1 << 20 })
+        Config::new(Settings {
+            name: "My shop".to_owned(),
+            folder: std::path::PathBuf::new(),
+            environment: std::collections::BTreeMap::new(),
+            keys,
+            tables,
+            document_bytes_max: 1 << 20,
+        })
     }
 
     #[test]

@@ -15,6 +15,9 @@ impl WireError {
                 what: format!("{context}: {what}"),
                 hint: "check the source's user and password, and the server's pg_hba.conf".into(),
             },
+            Self::Tls { what, fix } => {
+                SourceError::Halt { state: "tls-failed", what: format!("{context}: TLS: {what}"), hint: fix }
+            }
             Self::Server(error) => of_server(&error, context),
         }
     }

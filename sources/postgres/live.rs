@@ -47,6 +47,8 @@ fn config(name: &str, url: &str, tables: &[&str]) -> Config {
     let keys = json!({"url": url, "slot": name, "publication": name});
     Config::new(Settings {
         name: name.to_owned(),
+        folder: std::path::PathBuf::new(),
+        environment: std::collections::BTreeMap::new(),
         keys: keys.as_object().unwrap().clone(),
         tables: tables.iter().map(|table| TableSettings { name: format!("{name}.{table}") }).collect(),
         document_bytes_max: ROW_MAX,
@@ -500,20 +502,22 @@ async fn t12_lists_of_columns_and_row_filters_of_a_publication_are_known() {
     assert_eq!(done, Published::Already);
 }
 
+fn login(password: Option<&str>) -> std::sync::Arc<super::credentials::Login> {
+    use super::credentials::{Login, Origin, Password};
+    std::sync::Arc::new(Login::new(password.map(|text| Password(text.to_owned())), Origin::Fixed))
+}
+
 #[tokio::test]
 async fn scram_logs_in_and_a_walsender_takes_the_settings_too() {
     let (mut server, config) = server("live_login").await;
     server.sql.simple("SET password_encryption = 'scram-sha-256'; DROP ROLE IF EXISTS live_scram; CREATE ROLE live_scram LOGIN PASSWORD 'scram päss'").await.unwrap();
     for (role, password) in [("live_scram", "scram päss")] {
-        let connect = Connect {
-            user: role.to_owned(),
-            password: Some(super::wire::Password(password.to_owned())),
-            ..config.connect.clone()
-        };
+        let connect =
+            Connect { user: role.to_owned(), login: login(Some(password)), ..config.connect.clone() };
         let connection = Connection::open(&connect, &server.world, LIMIT).await.unwrap();
         assert_eq!(connection.parameter("TimeZone"), Some("UTC"));
         connection.close().await;
-        let connect = Connect { password: None, ..connect };
+        let connect = Connect { login: login(None), ..connect };
         assert!(matches!(Connection::open(&connect, &server.world, LIMIT).await, Err(WireError::Auth(_))));
     }
     server.sql.simple("DROP ROLE live_scram").await.unwrap();

@@ -3,6 +3,7 @@
 //! ```text
 //!   config ─ check          what the configuration says; all that is missing, with its SQL
 //!   catalog ─ slot          tables and types; publication, slot, who holds write locks
+//!   credentials             the password, where it comes from, what a refused login means
 //!   wire ─ tuple ─ pgoutput the connection and its messages, in place
 //!   decode ─ rows           PostgreSQL's text to JSON, one decoder for reads and log
 //!   open ─ history          law 8: asked and compared before anything is read; another timeline
@@ -27,6 +28,7 @@ use crate::{Problem, Settings};
 mod catalog;
 mod check;
 mod config;
+mod credentials;
 mod decode;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -144,6 +146,7 @@ impl Reader for PgReader {
 impl PgReader {
     async fn read(self: Box<Self>, link: Link) -> Result<(), SourceError> {
         let Self { config, world, emitted, opened } = *self;
+        config.connect.login.works();
         let (to_reader, from_reads) = mpsc::unbounded_channel();
         let (to_refetch, jobs) = mpsc::unbounded_channel();
         let reads = Arc::new(Reads {

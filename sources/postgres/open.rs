@@ -329,7 +329,15 @@ pub(super) async fn connect(
     world: &SharedWorld,
     context: &'static str,
 ) -> Result<Connection, SourceError> {
-    Connection::open(to, world, CONNECT_TIMEOUT).await.map_err(|error| error.into_source(context))
+    let error = match Connection::open(to, world, CONNECT_TIMEOUT).await {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
+    let patience = error.is_refused_login().then(|| to.login.patience(world.now())).flatten();
+    let Some((left, place)) = patience else { return Err(error.into_source(context)) };
+    let seconds = left.as_secs();
+    let reason = format!("{error}; the password in {place} is read again for another {seconds} s");
+    Err(SourceError::Wait { context, reason })
 }
 
 /// What is to do in each table, by the checkpoint.

@@ -80,7 +80,7 @@ pub(crate) fn parse(
     }
     environment::override_with(&mut root, environment, &mut problems);
     environment::substitute(&mut root, &KeyPath::default(), environment, &mut problems);
-    let config = judge(&root, folder, kinds, world, &mut problems);
+    let config = judge(&root, folder, environment, kinds, world, &mut problems);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(problems.sorted()),
@@ -90,6 +90,7 @@ pub(crate) fn parse(
 fn judge(
     root: &Table,
     folder: &Path,
+    environment: &Environment,
     kinds: &[(&'static str, Make)],
     world: &SharedWorld,
     problems: &mut Problems,
@@ -123,7 +124,8 @@ fn judge(
     let mut source = None;
     for (name, section) in source_sections {
         let (folder, document_bytes_max) = (folder, memory.document_bytes_max);
-        let around = source::Around { kinds, folder, document_bytes_max, tables: tables_of(&name), world };
+        let tables = tables_of(&name);
+        let around = source::Around { kinds, folder, environment, document_bytes_max, tables, world };
         let used = named.as_ref().is_none_or(|named| named.source.as_ref().is_none_or(|used| *used == name));
         if judge_use(used, &section, problems) {
             source = source.or(source::read(&name, section, &around, problems));

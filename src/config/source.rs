@@ -9,6 +9,7 @@ use sources::source::Source;
 use sources::world::SharedWorld;
 use sources::{Make, Settings, TableSettings};
 
+use super::environment::Environment;
 use super::problem::{Place, Problems};
 use super::secret;
 use super::section::Section;
@@ -28,6 +29,7 @@ pub struct SourceSettings {
 pub(super) struct Around<'a> {
     pub(super) kinds: &'a [(&'static str, Make)],
     pub(super) folder: &'a Path,
+    pub(super) environment: &'a Environment,
     pub(super) document_bytes_max: usize,
     pub(super) tables: Vec<String>,
     pub(super) world: &'a SharedWorld,
@@ -59,6 +61,11 @@ pub(super) fn read(
     let password_is_judged = problems.len() > before;
     if let Some(password) = &password {
         keys.insert("password".to_owned(), Json::String(password.expose().to_owned()));
+        // So that the source can read it again when the password was changed.
+        if let Some(file) = section.text("password_file", problems) {
+            let file = around.folder.join(file).to_string_lossy().into_owned();
+            keys.insert("password_file".to_owned(), Json::String(file));
+        }
     }
     let mut told = Vec::new();
     match make_typed(name, *make, &keys, &section, around) {
@@ -106,6 +113,8 @@ fn make_typed(
     loop {
         let settings = Settings {
             name: name.to_owned(),
+            folder: around.folder.to_owned(),
+            environment: around.environment.clone(),
             keys: keys.clone(),
             tables: around.tables.iter().map(|table| TableSettings { name: table.clone() }).collect(),
             document_bytes_max: around.document_bytes_max,

@@ -1,41 +1,39 @@
-//! `postgres://user:password@host:port/database?sslmode=disable`, as libpq reads it.
+//! `postgres://user:password@host:port/database?sslmode=verify-full`, as libpq reads it.
 
-/// What a URL says; the defaults are libpq's.
-#[derive(Clone, PartialEq, Eq)]
+use crate::postgres::wire::SslMode;
+
+/// What a URL says. Each part may be left out: the environment may say it.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Url {
-    pub(super) user: String,
+    pub(super) user: Option<String>,
     pub(super) password: Option<String>,
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) host: Option<String>,
+    pub(super) port: Option<u16>,
     pub(super) database: Option<String>,
-    pub(super) application_name: Option<String>,
+    /// Behind the `?`, each of [`PARAMETERS`] at most once.
+    pub(super) parameters: Vec<(&'static str, String)>,
 }
+
+/// The parameters that are known.
+const PARAMETERS: [&str; 6] =
+    ["sslmode", "sslrootcert", "sslcert", "sslkey", "application_name", "connect_timeout"];
 
 /// What is wrong with a URL. It never says what the URL was: a password can be in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum UrlFault {
     #[error("it does not begin with postgres:// or postgresql://")]
     Scheme,
-    #[error("it names no role")]
-    User,
-    #[error("it names no host")]
-    Host,
     #[error("it names several hosts, where one is expected")]
     Hosts,
     #[error("its port is no number from 1 to 65535")]
     Port,
     #[error("a % in it is not followed by two hexadecimal digits of a UTF-8 text")]
     Percent,
-    #[error(
-        "sslmode={0} needs TLS, which is not there yet: use sslmode=prefer or sslmode=disable \
-         within a network that you trust"
-    )]
-    Tls(String),
-    #[error("sslmode={0} is none of disable, allow, prefer, require, verify-ca, verify-full")]
+    #[error("its sslmode={0} is none of disable, allow, prefer, require, verify-ca, verify-full")]
     SslMode(String),
     #[error("it has an @ behind a ?: write a ? in the password as %3F, and an @ in a parameter as %40")]
     Unescaped,
-    #[error("its parameter {0} is not known; there are sslmode and application_name")]
+    #[error("its parameter {0} is not known; there are {known}", known = PARAMETERS.join(", "))]
     Parameter(String),
 }
 
@@ -45,24 +43,22 @@ impl Url {
         let rest = rest.ok_or(UrlFault::Scheme)?;
         let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
         // A password may hold an unescaped @ or /: the last @ before the database is the one.
-        let (login, place) = rest.rsplit_once('@').ok_or(UrlFault::User)?;
+        let (login, place) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (address, database) = place.split_once('/').unwrap_or((place, ""));
         let (user, password) = match login.split_once(':') {
             Some((user, password)) => (user, Some(decoded(password)?)),
             None => (login, None),
         };
         let (host, port) = host_and_port(address)?;
+        let said = |text: String| Some(text).filter(|text| !text.is_empty());
         let mut url = Self {
-            user: decoded(user)?,
+            user: said(decoded(user)?),
             password,
-            host,
+            host: said(host),
             port,
-            database: Some(decoded(database)?).filter(|database| !database.is_empty()),
-            application_name: None,
+            database: said(decoded(database)?),
+            parameters: Vec::new(),
         };
-        if url.user.is_empty() {
-            return Err(UrlFault::User);
-        }
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             url.set(parameter).map_err(|fault| match parameters.contains('@') {
                 // What looks like parameters can be the end of a password, which no message may show.
@@ -75,25 +71,30 @@ impl Url {
 
     fn set(&mut self, parameter: &str) -> Result<(), UrlFault> {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let value = decoded(value)?;
-        match name {
-            "sslmode" => judge_sslmode(value)?,
-            "application_name" => self.application_name = Some(value),
-            _ => return Err(UrlFault::Parameter(name.to_owned())),
+        let known = PARAMETERS.into_iter().find(|known| *known == name);
+        let name = known.ok_or_else(|| UrlFault::Parameter(name.to_owned()))?;
+        // In a name for people it can be meant. Elsewhere it may end a password that began before the ?.
+        if name != "application_name" && value.contains('@') {
+            return Err(UrlFault::Unescaped);
         }
+        let value = decoded(value)?;
+        if name == "sslmode" && !value.is_empty() && SslMode::parse(&value).is_none() {
+            return Err(UrlFault::SslMode(value));
+        }
+        // As libpq does: the last one counts.
+        self.parameters.retain(|(before, _)| *before != name);
+        self.parameters.push((name, value));
         Ok(())
     }
-}
 
-fn judge_sslmode(mode: String) -> Result<(), UrlFault> {
-    match mode.as_str() {
-        "disable" | "allow" | "prefer" => Ok(()),
-        "require" | "verify-ca" | "verify-full" => Err(UrlFault::Tls(mode)),
-        _ => Err(UrlFault::SslMode(mode)),
+    /// A parameter that was given and is not empty.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        let found = self.parameters.iter().find(|(known, value)| *known == name && !value.is_empty());
+        found.map(|(_, value)| value.as_str())
     }
 }
 
-fn host_and_port(address: &str) -> Result<(String, u16), UrlFault> {
+fn host_and_port(address: &str) -> Result<(String, Option<u16>), UrlFault> {
     if address.contains(',') {
         return Err(UrlFault::Hosts);
     }
@@ -106,13 +107,10 @@ fn host_and_port(address: &str) -> Result<(String, u16), UrlFault> {
             None => (address, None),
         },
     };
-    if host.is_empty() {
-        return Err(UrlFault::Host);
-    }
-    let port = port.map_or(Ok(5432), |port| port.parse().map_err(|_| UrlFault::Port))?;
-    if port == 0 {
-        return Err(UrlFault::Port);
-    }
+    let port = match port {
+        None => None,
+        Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or(UrlFault::Port)?),
+    };
     Ok((decoded(host)?, port))
 }
 
@@ -152,32 +150,37 @@ mod tests {
         )
         .ok()
         .unwrap();
-        assert_eq!((url.user.as_str(), url.password.as_deref()), ("me@x", Some("p:w/")));
-        assert_eq!((url.host.as_str(), url.port), ("db.example", 6000));
-        assert_eq!((url.database.as_deref(), url.application_name.as_deref()), (Some("my db"), Some("a&b")));
+        assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("me@x"), Some("p:w/")));
+        assert_eq!((url.host.as_deref(), url.port), (Some("db.example"), Some(6000)));
+        assert_eq!(url.database.as_deref(), Some("my db"));
+        assert_eq!(
+            (url.parameter("sslmode"), url.parameter("application_name")),
+            (Some("prefer"), Some("a&b"))
+        );
         let url = Url::parse("postgres://me@[::1]").ok().unwrap();
-        assert_eq!((url.host.as_str(), url.port, url.database, url.password), ("::1", 5432, None, None));
+        assert_eq!(
+            (url.host.as_deref(), url.port, url.database, url.password),
+            (Some("::1"), None, None, None)
+        );
         let url = Url::parse("postgres://me@[::1]:7/x").ok().unwrap();
-        assert_eq!((url.host.as_str(), url.port), ("::1", 7));
+        assert_eq!((url.host.as_deref(), url.port), (Some("::1"), Some(7)));
         let url = Url::parse("postgres://me:a@b@h/d").ok().unwrap();
         assert_eq!(url.password.as_deref(), Some("a@b"));
+        let url = Url::parse("postgres://h/d?sslmode=disable&sslmode=require&sslkey=").ok().unwrap();
+        assert_eq!((url.user.as_deref(), url.host.as_deref()), (None, Some("h")));
+        assert_eq!((url.parameter("sslmode"), url.parameter("sslkey")), (Some("require"), None));
+        assert!(Url::parse("postgresql://").ok().unwrap() == Url::default());
     }
 
     #[test]
     fn each_fault_is_named() {
         assert_eq!(fault("mysql://a@b/c"), UrlFault::Scheme);
-        assert_eq!(fault("postgres://h/d"), UrlFault::User);
-        assert_eq!(fault("postgres://@h/d"), UrlFault::User);
-        assert_eq!(fault("postgres://u@/d"), UrlFault::Host);
         assert_eq!(fault("postgres://u@a,b/d"), UrlFault::Hosts);
         for port in ["0", "65536", "x", ""] {
             assert_eq!(fault(&format!("postgres://u@h:{port}/d")), UrlFault::Port);
         }
         for bad in ["%", "%4", "%zz", "%ff"] {
             assert_eq!(fault(&format!("postgres://u@h/{bad}")), UrlFault::Percent);
-        }
-        for mode in ["require", "verify-ca", "verify-full"] {
-            assert_eq!(fault(&format!("postgres://u@h/d?sslmode={mode}")), UrlFault::Tls(mode.to_owned()));
         }
         assert_eq!(fault("postgres://u@h/d?sslmode=on"), UrlFault::SslMode("on".to_owned()));
         assert_eq!(fault("postgres://u@h/d?x=1"), UrlFault::Parameter("x".to_owned()));
@@ -189,11 +192,12 @@ mod tests {
             "postgres://me:a@b?secret@h/d",
             "postgres://me:a@b?sslmode=secret@h/d",
             "postgres://me:a@b?secret&x@h/d",
+            "postgres://me:a@b?sslrootcert=secret@h/d",
         ] {
             assert_eq!(fault(url), UrlFault::Unescaped, "{url}");
         }
         let named = Url::parse("postgres://me@h/d?application_name=a@b").ok().unwrap();
-        assert_eq!(named.application_name.as_deref(), Some("a@b"));
+        assert_eq!(named.parameter("application_name"), Some("a@b"));
     }
 
     proptest! {

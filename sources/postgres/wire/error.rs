@@ -26,6 +26,14 @@ pub(crate) enum WireError {
     /// Who we are could not be shown.
     #[error("authenticate: {0}")]
     Auth(String),
+    /// TLS cannot be had, or not with whom it was asked for.
+    #[error("TLS: {what}")]
+    Tls {
+        /// What was found.
+        what: String,
+        /// What to change.
+        fix: String,
+    },
     /// The time for connecting was up.
     #[error("connect to {address}: no answer within {seconds} s")]
     Timeout {
@@ -55,6 +63,16 @@ impl WireError {
             Self::Server(error) => Some(&error.sqlstate),
             _ => None,
         }
+    }
+
+    /// The server does not let this role in with this password.
+    pub(crate) fn is_refused_login(&self) -> bool {
+        matches!(self.sqlstate(), Some("28P01" | "28000"))
+    }
+
+    /// What may go better with TLS, or without it.
+    pub(super) fn may_be_for_want_of_tls(&self) -> bool {
+        matches!(self, Self::Tls { .. }) || self.sqlstate() == Some("28000")
     }
 }
 

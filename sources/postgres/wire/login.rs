@@ -1,16 +1,22 @@
 //! The start of a connection: parameters out, authentication, parameters in.
 
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::frontend;
 
 use super::{Connect, Connection, Password, SETTINGS, ServerError, WireError, unsendable};
 
 impl Connection {
     /// From the first byte to the first ReadyForQuery.
-    pub(super) async fn log_in(&mut self, connect: &Connect) -> Result<(), WireError> {
+    pub(super) async fn log_in(
+        &mut self,
+        connect: &Connect,
+        password: Option<&Password>,
+    ) -> Result<(), WireError> {
         self.send_startup(connect)?;
-        self.authenticate(connect).await?;
+        self.authenticate(connect, password).await?;
         loop {
             let (tag, body) = self.next_frame().await?;
             let body = self.input.slice(body);
@@ -44,7 +50,12 @@ impl Connection {
         frontend::startup_message(parameters, &mut self.output).map_err(unsendable)
     }
 
-    async fn authenticate(&mut self, connect: &Connect) -> Result<(), WireError> {
+    async fn authenticate(
+        &mut self,
+        connect: &Connect,
+        password: Option<&Password>,
+    ) -> Result<(), WireError> {
+        let password = || wanted(connect, password);
         let mut scram: Option<ScramSha256> = None;
         loop {
             let (tag, body) = self.next_frame().await?;
@@ -61,28 +72,22 @@ impl Connection {
             match u32::from_be_bytes(*method) {
                 0 => return Ok(()),
                 3 => {
-                    let password = password(connect)?.0.as_bytes();
+                    let password = password()?.0.as_bytes();
                     frontend::password_message(password, &mut self.output).map_err(unsendable)?;
                 }
                 5 => {
                     let Ok(salt) = <[u8; 4]>::try_from(rest) else {
                         return Err(WireError::Protocol("a salt has four bytes"));
                     };
-                    let password = password(connect)?.0.as_bytes();
+                    let password = password()?.0.as_bytes();
                     let hash = md5_hash(connect.user.as_bytes(), password, salt);
                     frontend::password_message(hash.as_bytes(), &mut self.output).map_err(unsendable)?;
                 }
                 10 => {
-                    let mut offered = rest.split(|&byte| byte == 0);
-                    if !offered.any(|mechanism| mechanism == SCRAM_SHA_256.as_bytes()) {
-                        return Err(WireError::Auth(
-                            "the server offers no SCRAM-SHA-256; allow it in pg_hba.conf".to_owned(),
-                        ));
-                    }
-                    // Without TLS there is no channel to bind to.
-                    let begun =
-                        ScramSha256::new(password(connect)?.0.as_bytes(), ChannelBinding::unsupported());
-                    frontend::sasl_initial_response(SCRAM_SHA_256, begun.message(), &mut self.output)
+                    let (mechanism, binding) = mechanism(rest, self.stream.end_point())?;
+                    tracing::debug!(tls = self.stream.protection(), mechanism, "log in to postgresql");
+                    let begun = ScramSha256::new(password()?.0.as_bytes(), binding);
+                    frontend::sasl_initial_response(mechanism, begun.message(), &mut self.output)
                         .map_err(unsendable)?;
                     scram = Some(begun);
                 }
@@ -107,8 +112,26 @@ impl Connection {
     }
 }
 
-fn password(connect: &Connect) -> Result<&Password, WireError> {
-    connect.password.as_ref().ok_or_else(|| {
+/// Which SCRAM, of those that the server offers; `end_point` is what the connection can be bound to.
+fn mechanism(
+    offered: &[u8],
+    end_point: Option<Vec<u8>>,
+) -> Result<(&'static str, ChannelBinding), WireError> {
+    let is_offered =
+        |name: &str| offered.split(|&byte| byte == 0).any(|mechanism| mechanism == name.as_bytes());
+    match end_point {
+        Some(hash) if is_offered(SCRAM_SHA_256_PLUS) => {
+            Ok((SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash)))
+        }
+        // Said under the login's own signature, so that nobody between can have taken the better one away.
+        Some(_) if is_offered(SCRAM_SHA_256) => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
+        None if is_offered(SCRAM_SHA_256) => Ok((SCRAM_SHA_256, ChannelBinding::unsupported())),
+        _ => Err(WireError::Auth("the server offers no SCRAM-SHA-256; allow it in pg_hba.conf".to_owned())),
+    }
+}
+
+fn wanted<'a>(connect: &Connect, password: Option<&'a Password>) -> Result<&'a Password, WireError> {
+    password.ok_or_else(|| {
         WireError::Auth(format!(
             "the server wants a password for role {}, and none is configured",
             connect.user

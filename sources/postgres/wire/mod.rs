@@ -29,8 +29,10 @@ mod silence;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -46,11 +48,14 @@ pub(crate) use large::{KEPT_MAX, Kept, LargeRow};
 pub(crate) use log::{Copy, LargeChange, LargeKind};
 #[allow(unused_imports)]
 pub(crate) use rows::Next;
+pub(crate) use tls::{Identity, Roots, SslMode, Tls, Trust};
 
 use input::{HEAD, Input, Peek};
 use large::Skip;
 use stream::Stream;
+use tls::Try;
 
+use crate::postgres::credentials::{Login, Password};
 use crate::postgres::tuple::Tuple;
 use crate::world::{SharedWorld, within};
 
@@ -65,16 +70,6 @@ const ANSWER_MAX: usize = 8 << 20;
 /// The most bytes read after a polite end, while the server notices it.
 const LAST_BYTES_MAX: usize = 16 << 20;
 
-/// A password; never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Password(pub(crate) String);
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// Where to and as whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Connect {
@@ -84,14 +79,18 @@ pub(crate) struct Connect {
     pub(crate) port: u16,
     /// The role.
     pub(crate) user: String,
-    /// None for `trust` and the like.
-    pub(crate) password: Option<Password>,
+    /// The password, if there is one; shared with all other connections of the source.
+    pub(crate) login: Arc<Login>,
+    /// Whether the connection is closed to others, and with whom it is made.
+    pub(crate) tls: Arc<Tls>,
     /// The database.
     pub(crate) database: String,
     /// Whether the server shall be a walsender, which speaks the replication commands too.
     pub(crate) replication: bool,
     /// Shown in `pg_stat_activity` and `pg_stat_replication`.
     pub(crate) application_name: String,
+    /// How long connecting may take, where the configuration says it.
+    pub(crate) timeout: Option<Duration>,
     /// More startup parameters; they win over ours.
     pub(crate) options: Vec<(String, String)>,
 }
@@ -175,12 +174,13 @@ enum Taken {
 }
 
 impl Connection {
-    /// Connects and logs in within `limit`.
+    /// Connects and logs in within `limit`, or within what the configuration says.
     pub(crate) async fn open(
         connect: &Connect,
         world: &SharedWorld,
         limit: Duration,
     ) -> Result<Self, WireError> {
+        let limit = connect.timeout.unwrap_or(limit);
         // Boxed: the handshake's future is large and is needed once.
         let opening = Box::pin(Self::open_unlimited(connect, world));
         match within(world.as_ref(), limit, opening).await {
@@ -192,7 +192,53 @@ impl Connection {
         }
     }
 
+    /// When the login is refused, and there is another password by now, once more with that one.
     async fn open_unlimited(connect: &Connect, world: &SharedWorld) -> Result<Self, WireError> {
+        let password = connect.login.password();
+        let refused = match Self::open_as(connect, world, password.as_ref()).await {
+            Err(error) if error.is_refused_login() => error,
+            done => return done,
+        };
+        match connect.login.read_again(password.as_ref()) {
+            Some(another) => Self::open_as(connect, world, Some(&another)).await,
+            None => Err(refused),
+        }
+    }
+
+    /// With TLS or without, in the order that `sslmode` has.
+    async fn open_as(
+        connect: &Connect,
+        world: &SharedWorld,
+        password: Option<&Password>,
+    ) -> Result<Self, WireError> {
+        let (first, second) = connect.tls.tries();
+        let failed = match Self::open_over(connect, world, password, first).await {
+            Err(error) if error.may_be_for_want_of_tls() => error,
+            done => return done,
+        };
+        let Some(second) = second else { return Err(failed) };
+        match Self::open_over(connect, world, password, second).await {
+            // The first one is what the person wanted to work.
+            Err(error) if error.may_be_for_want_of_tls() => Err(failed),
+            done => done,
+        }
+    }
+
+    async fn open_over(
+        connect: &Connect,
+        world: &SharedWorld,
+        password: Option<&Password>,
+        tried: Try,
+    ) -> Result<Self, WireError> {
+        let tcp = Self::dial(connect).await?;
+        let stream = connect.tls.secure(tcp, &connect.host, tried).await?;
+        let mut connection = Self::over(stream, connect, world);
+        connection.log_in(connect, password).await?;
+        connection.state = State::Idle;
+        Ok(connection)
+    }
+
+    async fn dial(connect: &Connect) -> Result<TcpStream, WireError> {
         let io = |error| WireError::Io { doing: "connect", error };
         let stream = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(io)?;
         // Small requests and feedback must not wait for each other.
@@ -204,10 +250,7 @@ impl Connection {
             .with_interval(Duration::from_secs(10))
             .with_retries(3);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(io)?;
-        let mut connection = Self::over(Stream::Plain(stream), connect, world);
-        connection.log_in(connect).await?;
-        connection.state = State::Idle;
-        Ok(connection)
+        Ok(stream)
     }
 
     fn over(stream: Stream, connect: &Connect, world: &SharedWorld) -> Self {
@@ -279,7 +322,7 @@ impl Connection {
     pub(crate) async fn fill(&mut self) -> Result<(), WireError> {
         self.flush().await?;
         let filled = self.input.fill(&mut self.stream).await;
-        filled.map_err(|error| WireError::Io { doing: "read from the server", error })
+        filled.map_err(|error| self.connect.tls.fault("read from the server", error))
     }
 
     /// Bytes that were read and not parsed yet.
@@ -313,9 +356,10 @@ impl Connection {
         while !self.output.is_empty() {
             // It takes from `output` what was written.
             let written = self.stream.write_buf(&mut self.output).await;
-            written.map_err(|error| WireError::Io { doing: "send to the server", error })?;
+            written.map_err(|error| self.connect.tls.fault("send to the server", error))?;
         }
-        Ok(())
+        // What TLS has taken and not sent yet, its own answers too.
+        self.stream.flush().await.map_err(|error| self.connect.tls.fault("send to the server", error))
     }
 
     fn must_be_idle(&self) -> Result<(), WireError> {

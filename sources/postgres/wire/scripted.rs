@@ -1,14 +1,15 @@
 //! A connection whose server says what it is given, piece by piece, and then closes. It never waits.
 
 use std::pin::pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::ReadBuf;
 use tokio::runtime::{Builder, Runtime};
 
 use super::stream::Stream;
-use super::{Connect, Connection, LargeRow, Password, State, WireError, rows};
+use super::{Connect, Connection, LargeRow, State, Tls, WireError, rows};
+use crate::postgres::credentials::{Login, Origin, Password};
 use crate::world::RealWorld;
 
 /// Stands in a script where the client's SCRAM nonce, which is drawn by chance, must come back.
@@ -71,7 +72,8 @@ impl Connection {
 
     /// The start of a connection, without the network.
     pub(crate) async fn scripted_start(&mut self) -> Result<(), WireError> {
-        self.log_in(&scripted_role()).await
+        let role = scripted_role();
+        self.log_in(&role, role.login.password().as_ref()).await
     }
 }
 
@@ -80,10 +82,12 @@ fn scripted_role() -> Connect {
         host: String::new(),
         port: 0,
         user: "cdc".to_owned(),
-        password: Some(Password("cdc".to_owned())),
+        login: Arc::new(Login::new(Some(Password("cdc".to_owned())), Origin::Fixed)),
+        tls: Arc::new(Tls::never()),
         database: "shop".to_owned(),
         replication: true,
         application_name: "rowtide".to_owned(),
+        timeout: None,
         options: Vec::new(),
     }
 }

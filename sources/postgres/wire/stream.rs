@@ -6,13 +6,34 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
-/// The transport. TLS becomes another one.
+/// The transport.
 pub(super) enum Stream {
     Plain(TcpStream),
+    /// Boxed: it has the session's keys and buffers in it.
+    Tls(Box<TlsStream<TcpStream>>),
     /// Bytes that were given, in place of a server.
     #[cfg(any(test, feature = "fuzzing"))]
     Scripted(super::scripted::Scripted),
+}
+
+impl Stream {
+    /// How it is closed to others, for people: `None` when it is not.
+    pub(super) fn protection(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.protocol_version().and_then(|version| version.as_str()),
+            _ => None,
+        }
+    }
+
+    /// What a login over it can be bound to.
+    pub(super) fn end_point(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Tls(stream) => super::tls::end_point(stream),
+            _ => None,
+        }
+    }
 }
 
 impl AsyncRead for Stream {
@@ -23,6 +44,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer).map_err(ended),
             #[cfg(any(test, feature = "fuzzing"))]
             Self::Scripted(script) => {
                 script.read(buffer);
@@ -36,6 +58,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
             #[cfg(any(test, feature = "fuzzing"))]
             Self::Scripted(script) => {
                 script.hear(bytes);
@@ -47,6 +70,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
             #[cfg(any(test, feature = "fuzzing"))]
             Self::Scripted(_) => Poll::Ready(Ok(())),
         }
@@ -55,8 +79,17 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
             #[cfg(any(test, feature = "fuzzing"))]
             Self::Scripted(_) => Poll::Ready(Ok(())),
         }
+    }
+}
+
+/// A server that ends does not always say so within TLS. For us it is the same: what was cut off is read again.
+fn ended(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "the server closed the connection"),
+        _ => error,
     }
 }

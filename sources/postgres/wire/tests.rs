@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::postgres::credentials::Origin;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::tuple::Value;
 use crate::postgres::tuple::tests::{data_row, log_row};
@@ -21,10 +22,12 @@ pub(super) fn connect(port: u16) -> Connect {
         host: "127.0.0.1".to_owned(),
         port,
         user: "u".to_owned(),
-        password: Some(Password("hidden".to_owned())),
+        login: Arc::new(Login::new(Some(Password("hidden".to_owned())), Origin::Fixed)),
+        tls: Arc::new(Tls::never()),
         database: "d".to_owned(),
         replication: false,
         application_name: "test".to_owned(),
+        timeout: None,
         options: Vec::new(),
     }
 }

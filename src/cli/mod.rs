@@ -138,7 +138,7 @@ fn load(file: &Path, world: &SharedWorld) -> Result<Config, ConfigError> {
     let unicode = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let environment: Environment = unicode.collect();
-    config::load(file, &environment, sources::SOURCES, world)
+    config::load(file, &environment, &sources::makes(), world)
 }
 
 /// One line each, where a machine reads.

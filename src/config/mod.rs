@@ -51,7 +51,7 @@ pub struct Config {
     pub pipeline: PipelineSettings,
 }
 
-/// Reads the file and judges it. `kinds` are the known sources, [`sources::SOURCES`] but in tests.
+/// Reads the file and judges it. `kinds` are the known sources, [`sources::makes`] but in tests.
 pub fn load(
     file: &Path,
     environment: &Environment,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 use sources::change::Table as SourceTable;
-use sources::source::{Finding, Reader, Resume, Source, SourceError, StatusSender};
+use sources::source::{Checked, Reader, Resume, Source, SourceError, StatusSender};
 use sources::world::{BoxFuture, RealWorld};
 use sources::{Problem as SourceProblem, Settings};
 
@@ -15,8 +15,8 @@ use super::*;
 struct Fake;
 
 impl Source for Fake {
-    fn check(&self) -> BoxFuture<'_, Result<Vec<Finding>, SourceError>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn check(&self) -> BoxFuture<'_, Result<Checked, SourceError>> {
+        Box::pin(async { Ok(Checked::default()) })
     }
     fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<SourceTable>>, SourceError>> {
         Box::pin(async { Ok(Vec::new()) })

@@ -108,9 +108,12 @@ if [[ ! -e $data/pgdata ]]; then
   make_cluster || { cat "$data/init.log" >&2; exit 1; }
 fi
 
+# OWN_SETTINGS=1: what is about replication stays as the server has it, so that ALTER SYSTEM can change it.
+replication=(-c wal_level=logical -c max_wal_senders=20 -c max_replication_slots=20)
+[[ ${OWN_SETTINGS:-0} != 1 ]] || replication=()
 settings=(
   -c listen_addresses=127.0.0.1 -c unix_socket_directories=
-  -c wal_level=logical -c max_wal_senders=20 -c max_replication_slots=20
+  "${replication[@]}"
   -c max_prepared_transactions=10 # orphaned PREPARE TRANSACTION is a test
   -c max_connections=100 -c shared_buffers=64MB -c max_wal_size=1GB
   -c timezone=UTC -c log_min_messages=warning

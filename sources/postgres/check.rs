@@ -62,11 +62,6 @@ pub(crate) async fn check(config: &Config, world: &SharedWorld) -> Result<Checke
     Ok(findings.checked(tables))
 }
 
-/// The first value of an answer.
-async fn first(sql: &mut Connection, ask: &str, with: &[Option<&str>]) -> Result<Option<String>, WireError> {
-    Ok(sql.all_rows(ask, with).await?.into_iter().flatten().flatten().next())
-}
-
 #[derive(Default)]
 struct Findings {
     missing: Vec<Finding>,

@@ -98,10 +98,7 @@ async fn list(sql: &mut Connection, schemas: &[String]) -> Result<Vec<Listed>, S
                                 AND d.objid = c.oid AND d.deptype = 'e')
            AND ($1::jsonb = '[]' OR $1::jsonb ? n.nspname)
          ORDER BY n.nspname, c.relname";
-    const ODD: SourceError = SourceError::Wait {
-        context: "list the tables",
-        reason: String::new(),
-    };
+    const ODD: SourceError = SourceError::Wait { context: "list the tables", reason: String::new() };
     let wanted = Value::from(schemas.to_vec()).to_string();
     let rows = sql.all_rows(ASK, &[Some(&wanted)]).await;
     let rows = rows.map_err(|error| error.into_source("list the tables"))?;
@@ -127,9 +124,13 @@ mod tests {
 
     #[test]
     fn a_source_has_its_databases_name_in_plain_letters() {
-        for (database, name) in
-            [("shop", "shop"), ("My shop", "My_shop"), ("a-b.c", "a-b_c"), ("товары", "database"), ("", "database")]
-        {
+        for (database, name) in [
+            ("shop", "shop"),
+            ("My shop", "My_shop"),
+            ("a-b.c", "a-b_c"),
+            ("товары", "database"),
+            ("", "database"),
+        ] {
             assert_eq!(source_name(database), name);
         }
         // `rowtide_` before it is still a whole name of a slot.

@@ -62,22 +62,26 @@ fn is_read(name: &str, by: &str) -> SourceError {
     SourceError::Halt {
         state: "slot-active",
         what: format!("the replication slot {name} is being read {by}"),
-        hint: "stop what reads it; after a crash the server notices within wal_sender_timeout (60 s by default)"
-            .to_owned(),
+        hint:
+            "stop what reads it; after a crash the server notices within wal_sender_timeout (60 s by default)"
+                .to_owned(),
     }
 }
 
-async fn drop_publication(sql: &mut Connection, name: &str, removed: &mut Removed) -> Result<(), SourceError> {
+async fn drop_publication(
+    sql: &mut Connection,
+    name: &str,
+    removed: &mut Removed,
+) -> Result<(), SourceError> {
     let context = "look at the publication";
     let made = slot::who_made(sql, name).await.map_err(|error| error.into_source(context))?;
     let drop = format!("DROP PUBLICATION {};", quoted(name));
     match made {
         None => Ok(()),
         Some(Made::ByOthers) => {
-            removed.left.push(Finding {
-                what: format!("the publication {name} was not made by Rowtide"),
-                fix: drop,
-            });
+            removed
+                .left
+                .push(Finding { what: format!("the publication {name} was not made by Rowtide"), fix: drop });
             Ok(())
         }
         Some(Made::ByRowtide) => match sql.simple(&drop).await {

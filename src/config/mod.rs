@@ -27,7 +27,7 @@ use sources::world::SharedWorld;
 
 pub use environment::Environment;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Memory, budget_bytes};
-pub use pipeline::{PipelineSettings, TableShape};
+pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
 pub use problem::{ConfigError, Place, Problem, Problems};
 pub use secret::Secret;
 pub use source::SourceSettings;

@@ -400,7 +400,7 @@ fn every_example_in_config_is_taken() {
         let text = std::fs::read_to_string(&file).unwrap();
         let names = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
         let environment = names.map(|(name, _)| (name.to_owned(), "x".to_owned())).collect();
-        if let Err(error) = load(&file, &environment, sources::SOURCES, &RealWorld::shared()) {
+        if let Err(error) = load(&file, &environment, &sources::makes(), &RealWorld::shared()) {
             panic!("{error}");
         }
         taken += 1;

@@ -92,9 +92,20 @@ impl Postgres {
 
     /// A server of one's own; `arguments` as in `["-c", "max_slot_wal_keep_size=16MB"]`.
     pub(crate) async fn start(version: &str, arguments: &[&str]) -> Self {
+        Self::start_with(version, arguments, &[]).await
+    }
+
+    /// A server of one's own whose settings about replication are its defaults, so that ALTER SYSTEM and a
+    /// restart change them.
+    pub(crate) async fn start_unset(version: &str) -> Self {
+        Self::start_with(version, &[], &[("OWN_SETTINGS", "1")]).await
+    }
+
+    async fn start_with(version: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let more = environment.iter().map(|&(name, value)| (name.into(), value.into()));
         let server = Server {
             script: "start-pg.sh",
-            environment: vec![("PG_VERSION".into(), version.into())],
+            environment: std::iter::once(("PG_VERSION".into(), version.into())).chain(more).collect(),
             arguments: arguments.iter().map(|&argument| argument.into()).collect(),
             ends_by: Signal::INT,
             folder: fresh_folder("pg"),

@@ -162,10 +162,7 @@ impl Found {
             );
         }
         if !self.may_select {
-            fault(
-                format!("the role may not read {table}"),
-                format!("GRANT SELECT ON {sql} TO {role};"),
-            );
+            fault(format!("the role may not read {table}"), format!("GRANT SELECT ON {sql} TO {role};"));
         }
         if self.rows_are_hidden {
             fault(

@@ -77,7 +77,10 @@ impl Hosting {
                 "set the flag cloudsql.logical_decoding = on; the instance restarts".to_owned()
             }
             (Self::CloudSql, _) => {
-                format!("set the flag {name} = {value}{}", if restart { "; the instance restarts" } else { "" })
+                format!(
+                    "set the flag {name} = {value}{}",
+                    if restart { "; the instance restarts" } else { "" }
+                )
             }
             (Self::Azure, _) => {
                 format!("set the server parameter {name} to {value}{}", and(restart, "restart the server"))

@@ -1,16 +1,30 @@
 //! The publication: what it leaves out, and whether Rowtide may make or mend it.
 
-use super::{Findings, first};
+use super::Findings;
 use crate::postgres::catalog::quoted;
 use crate::postgres::config::{Config, TableName};
 use crate::postgres::slot::{self, Publication};
 use crate::postgres::wire::{Connection, WireError};
 
+/// A configured table that exists; that others do not was said.
+struct Known {
+    name: TableName,
+    oid: String,
+    is_partitioned: bool,
+    /// The role owns it, and may publish it.
+    is_owned: bool,
+}
+
 impl Findings {
-    pub(super) async fn publication(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
+    pub(super) async fn publication(
+        &mut self,
+        sql: &mut Connection,
+        config: &Config,
+    ) -> Result<(), WireError> {
         let name = &config.publication;
+        let tables = known(sql, config).await?;
         let Some(publication) = Publication::look(sql, name).await? else {
-            return self.no_publication(sql, config).await;
+            return self.no_publication(sql, name, &tables).await;
         };
         if !publication.unpublished.is_empty() {
             self.add(
@@ -22,14 +36,13 @@ impl Findings {
             );
         }
         if !publication.via_root {
-            self.partitions_by_root(sql, config).await?;
+            self.partitions_by_root(name, &tables);
         }
-        self.partitions(sql, config).await?;
-        let tables = there(sql, config).await?;
-        let lacking = publication.lacking(&tables);
-        let foreign = tables_of_others(sql, config).await?;
-        let may_add = publication.is_ours && !lacking.iter().any(|table| foreign.contains(&table.spelled));
-        if !lacking.is_empty() && !may_add {
+        self.partitions(sql, name, &tables).await?;
+        let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
+        let lacking = publication.lacking(&names);
+        let owned = |table: &&TableName| tables.iter().any(|known| known.is_owned && known.name == **table);
+        if !lacking.is_empty() && !(publication.is_ours && lacking.iter().all(owned)) {
             let names: Vec<&str> = lacking.iter().map(|table| table.spelled.as_str()).collect();
             self.add(
                 format!("publication {name} lacks {}, and the role may not add to it", names.join(", ")),
@@ -39,20 +52,25 @@ impl Findings {
         Ok(())
     }
 
-    async fn no_publication(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
-        let name = &config.publication;
-        let tables = there(sql, config).await?;
+    async fn no_publication(
+        &mut self,
+        sql: &mut Connection,
+        name: &str,
+        tables: &[Known],
+    ) -> Result<(), WireError> {
         if tables.is_empty() {
-            // That none of them is there was said.
             return Ok(());
         }
-        let create = slot::create_publication_sql(name, &tables);
+        let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
+        let create = slot::create_publication_sql(name, &names);
         let ask = "SELECT has_database_privilege(current_database(), 'CREATE')";
-        if first(sql, ask, &[]).await?.as_deref() != Some("t") {
+        let may_create = sql.all_rows(ask, &[]).await?;
+        if may_create.into_iter().flatten().flatten().next().as_deref() != Some("t") {
             self.add(format!("publication {name} does not exist, and the role may not make it"), create);
             return Ok(());
         }
-        let foreign = tables_of_others(sql, config).await?;
+        let foreign: Vec<&str> =
+            tables.iter().filter(|table| !table.is_owned).map(|table| &*table.name.spelled).collect();
         if !foreign.is_empty() {
             let what = "does not exist, and only the owner of a table may publish it";
             self.add(format!("publication {name} {what} ({})", foreign.join(", ")), create);
@@ -61,39 +79,33 @@ impl Findings {
     }
 
     /// Without `publish_via_partition_root` a partitioned table's changes come under other names.
-    async fn partitions_by_root(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
-        for table in &config.tables {
-            let ask = "SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass($1)";
-            if first(sql, ask, &[Some(&table.sql())]).await?.as_deref() == Some("p") {
-                self.add(
-                    format!(
-                        "table {} is partitioned, and the publication names its partitions",
-                        table.spelled
-                    ),
-                    format!(
-                        "ALTER PUBLICATION {} SET (publish_via_partition_root = true);",
-                        quoted(&config.publication)
-                    ),
-                );
-                return Ok(());
-            }
-        }
-        Ok(())
+    fn partitions_by_root(&mut self, publication: &str, tables: &[Known]) {
+        let Some(table) = tables.iter().find(|table| table.is_partitioned) else { return };
+        self.add(
+            format!("table {} is partitioned, and the publication names its partitions", table.name.spelled),
+            format!("ALTER PUBLICATION {} SET (publish_via_partition_root = true);", quoted(publication)),
+        );
     }
 
     /// A partition whose root is published: its changes come under the root's name.
-    async fn partitions(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
+    async fn partitions(
+        &mut self,
+        sql: &mut Connection,
+        publication: &str,
+        tables: &[Known],
+    ) -> Result<(), WireError> {
         const ASK: &str = "\
             SELECT format('%s.%s', n.nspname, r.relname)
-              FROM pg_partition_ancestors(to_regclass($1)) a
+              FROM pg_partition_ancestors($1::oid::regclass) a
               JOIN pg_class r ON r.oid = a.relid JOIN pg_namespace n ON n.oid = r.relnamespace
               JOIN pg_publication_tables p ON p.schemaname = n.nspname AND p.tablename = r.relname
-             WHERE p.pubname = $2 AND a.relid <> to_regclass($1) AND r.relkind = 'p' LIMIT 1";
-        for table in &config.tables {
-            let root = first(sql, ASK, &[Some(&table.sql()), Some(&config.publication)]).await?;
-            if let Some(root) = root {
+             WHERE p.pubname = $2 AND r.oid <> $1::oid AND r.relkind = 'p' LIMIT 1";
+        for table in tables {
+            let rows = sql.all_rows(ASK, &[Some(&table.oid), Some(publication)]).await?;
+            if let Some(root) = rows.into_iter().flatten().flatten().next() {
+                let spelled = &table.name.spelled;
                 self.add(
-                    format!("table {} is a partition of {root}, under whose name its changes come", table.spelled),
+                    format!("table {spelled} is a partition of {root}, under whose name its changes come"),
                     format!("name {root} in the pipeline instead"),
                 );
             }
@@ -102,26 +114,19 @@ impl Findings {
     }
 }
 
-/// Those of the tables that exist; that others do not was said.
-async fn there(sql: &mut Connection, config: &Config) -> Result<Vec<TableName>, WireError> {
+/// By name in the catalog: `to_regclass` refuses schemas that the role may not use.
+async fn known(sql: &mut Connection, config: &Config) -> Result<Vec<Known>, WireError> {
+    const ASK: &str = "\
+        SELECT c.oid, c.relkind = 'p', pg_has_role(c.relowner, 'USAGE')
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
     let mut tables = Vec::new();
-    for table in &config.tables {
-        let ask = "SELECT true FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p')";
-        if first(sql, ask, &[Some(&table.sql())]).await?.is_some() {
-            tables.push(table.clone());
-        }
+    for name in &config.tables {
+        let rows = sql.all_rows(ASK, &[Some(&name.schema), Some(&name.name)]).await?;
+        let Some(row) = rows.into_iter().next() else { continue };
+        let Ok([Some(oid), partitioned, owned]) = <[_; 3]>::try_from(row) else { continue };
+        let is = |flag: Option<String>| flag.as_deref() == Some("t");
+        tables.push(Known { name: name.clone(), oid, is_partitioned: is(partitioned), is_owned: is(owned) });
     }
     Ok(tables)
-}
-
-/// Those of the tables that the role does not own, as they are spelled.
-async fn tables_of_others(sql: &mut Connection, config: &Config) -> Result<Vec<String>, WireError> {
-    let mut foreign = Vec::new();
-    for table in &config.tables {
-        let ask = "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = to_regclass($1)";
-        if first(sql, ask, &[Some(&table.sql())]).await?.as_deref() == Some("f") {
-            foreign.push(table.spelled.clone());
-        }
-    }
-    Ok(foreign)
 }

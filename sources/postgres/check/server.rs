@@ -153,10 +153,16 @@ mod tests {
             *row = ["130009", "13.9", "t", "replica", "10", "10", "10", "10", "-1", "f"];
         };
         let found = missing(&answers(Hosting::Own, all));
-        for (part, found) in
-            ["13.9", "standby", "wal_level is replica", "no walsender", "may not replicate", "no replication slot"]
-                .iter()
-                .zip(&found)
+        for (part, found) in [
+            "13.9",
+            "standby",
+            "wal_level is replica",
+            "no walsender",
+            "may not replicate",
+            "no replication slot",
+        ]
+        .iter()
+        .zip(&found)
         {
             assert!(found.contains(part), "{part}: {found}");
         }
@@ -190,10 +196,16 @@ mod tests {
             missing(&answers(hosting, |row| (row[3], row[5], row[9]) = ("replica", "10", "f"))).join("\n")
         };
         let rds = broken(Hosting::Rds);
-        assert!(rds.contains("rds.logical_replication = 1") && rds.contains("GRANT rds_replication"), "{rds}");
+        assert!(
+            rds.contains("rds.logical_replication = 1") && rds.contains("GRANT rds_replication"),
+            "{rds}"
+        );
         let cloud_sql = broken(Hosting::CloudSql);
         assert!(cloud_sql.contains("cloudsql.logical_decoding = on"), "{cloud_sql}");
         let azure = broken(Hosting::Azure);
-        assert!(azure.contains("server parameter wal_level") && azure.contains("WITH REPLICATION"), "{azure}");
+        assert!(
+            azure.contains("server parameter wal_level") && azure.contains("WITH REPLICATION"),
+            "{azure}"
+        );
     }
 }

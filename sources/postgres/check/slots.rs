@@ -1,8 +1,8 @@
 //! Our slot, and what earlier configurations have left behind: a slot that nobody reads keeps the
 //! server's log until its disk is full.
 
-use super::server::{self, Answers};
 use super::Findings;
+use super::server::{self, Answers};
 use crate::postgres::catalog::quoted;
 use crate::postgres::config::Config;
 use crate::postgres::slot::{self, SlotState};
@@ -56,10 +56,7 @@ impl Findings {
             let held = held.as_deref().unwrap_or("nothing");
             self.advise(
                 format!("slot {name} of the database {database} is read by nobody and keeps {held} of log"),
-                format!(
-                    "{} -- if no other configuration of Rowtide uses it",
-                    slot::drop_slot_sql(name)
-                ),
+                format!("{} -- if no other configuration of Rowtide uses it", slot::drop_slot_sql(name)),
             );
         }
         const PUBLICATIONS: &str = "\

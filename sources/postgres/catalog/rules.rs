@@ -1,10 +1,14 @@
 //! Which tables can be read, and by which key: DESIGN's laws need an old row's key in the log, and
 //! an order that no deferred constraint can turn around.
 
+mod mending;
+
 use super::ReplicaIdentity;
 use crate::postgres::config::TableName;
 use crate::postgres::wire::{Connection, WireError};
 use crate::source::Finding;
+
+use mending::Mending;
 
 /// Why a table cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -317,79 +321,6 @@ fn choose_key(
             mending.published(chosen),
         )
     })
-}
-
-/// What the SQL that mends a key is made of. Each line of it is one statement.
-struct Mending<'a> {
-    /// The table as SQL needs it.
-    sql: String,
-    is_partitioned: bool,
-    indexes: &'a [Index],
-    attributes: &'a [Attribute],
-    /// Its name and its condition on rows.
-    publication: (&'a str, Option<&'a str>),
-}
-
-impl Mending<'_> {
-    /// The smallest unique index that can be a key.
-    fn unique(&self) -> Option<&Index> {
-        self.indexes.iter().find(|index| index.is_immediate && index.can_be_key(self.attributes))
-    }
-
-    /// A key for the old rows: what is there already, or a new one.
-    fn identity(&self) -> String {
-        let sql = &self.sql;
-        match (self.indexes.iter().find(|index| index.is_primary), self.unique()) {
-            (Some(primary), _) if primary.is_immediate => {
-                format!("ALTER TABLE {sql} REPLICA IDENTITY DEFAULT;")
-            }
-            (_, Some(unique)) => {
-                format!("ALTER TABLE {sql} REPLICA IDENTITY USING INDEX {};", super::quoted(&unique.name))
-            }
-            (Some(primary), None) => {
-                format!("{}\nALTER TABLE {sql} REPLICA IDENTITY DEFAULT;", self.immediate(primary))
-            }
-            // The key of a partitioned table must hold the columns that it is partitioned by.
-            (None, None) if self.is_partitioned => {
-                format!("ALTER TABLE {sql} ADD PRIMARY KEY (…);\nALTER TABLE {sql} REPLICA IDENTITY DEFAULT;")
-            }
-            (None, None) => format!(
-                "ALTER TABLE {sql} ADD COLUMN rowtide_key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY; \
-                 -- it writes the table anew; or ADD PRIMARY KEY (…) with columns that are unique\n\
-                 ALTER TABLE {sql} REPLICA IDENTITY DEFAULT;"
-            ),
-        }
-    }
-
-    /// The same key, checked at once. Foreign keys that refer to it must be made again.
-    fn immediate(&self, key: &Index) -> String {
-        format!(
-            "ALTER TABLE {} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} PRIMARY KEY ({});",
-            self.sql,
-            list(key.names.iter().map(String::as_str)),
-            name = super::quoted(&key.name),
-        )
-    }
-
-    /// The publication's own list of columns, with the key's.
-    fn published(&self, key: &Index) -> String {
-        let mut names: Vec<&str> = self.attributes.iter().map(|attribute| &*attribute.name).collect();
-        let more = key.names.iter().map(String::as_str).filter(|name| !names.contains(name));
-        let more: Vec<&str> = more.collect();
-        names.extend(more);
-        let (sql, (name, row_filter)) = (&self.sql, self.publication);
-        let name = super::quoted(name);
-        let filter = row_filter.map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
-        format!(
-            "ALTER PUBLICATION {name} DROP TABLE {sql};\n\
-             ALTER PUBLICATION {name} ADD TABLE {sql} ({}){filter};",
-            list(names.into_iter())
-        )
-    }
-}
-
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(super::quoted).collect::<Vec<_>>().join(", ")
 }
 
 const ODD: WireError = WireError::Protocol("the catalog gave a row of an unexpected form");

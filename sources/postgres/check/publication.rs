@@ -13,6 +13,8 @@ struct Known {
     is_partitioned: bool,
     /// The role owns it, and may publish it.
     is_owned: bool,
+    /// The publication names it; without its root, a partitioned one is published under other names.
+    is_member: bool,
 }
 
 impl Findings {
@@ -39,10 +41,12 @@ impl Findings {
             self.partitions_by_root(name, &tables);
         }
         self.partitions(sql, name, &tables).await?;
-        let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
+        let strangers = tables.iter().filter(|table| !table.is_member && !publication.all_tables);
+        let names: Vec<TableName> = strangers.map(|table| table.name.clone()).collect();
         let lacking = publication.lacking(&names);
         let owned = |table: &&TableName| tables.iter().any(|known| known.is_owned && known.name == **table);
-        if !lacking.is_empty() && !(publication.is_ours && lacking.iter().all(owned)) {
+        let may_add = publication.is_ours && lacking.iter().all(owned);
+        if !lacking.is_empty() && !may_add {
             let names: Vec<&str> = lacking.iter().map(|table| table.spelled.as_str()).collect();
             self.add(
                 format!("publication {name} lacks {}, and the role may not add to it", names.join(", ")),
@@ -117,16 +121,25 @@ impl Findings {
 /// By name in the catalog: `to_regclass` refuses schemas that the role may not use.
 async fn known(sql: &mut Connection, config: &Config) -> Result<Vec<Known>, WireError> {
     const ASK: &str = "\
-        SELECT c.oid, c.relkind = 'p', pg_has_role(c.relowner, 'USAGE')
+        SELECT c.oid, c.relkind = 'p', pg_has_role(c.relowner, 'USAGE'),
+               EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                        WHERE r.prrelid = c.oid AND p.pubname = $3)
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
     let mut tables = Vec::new();
     for name in &config.tables {
-        let rows = sql.all_rows(ASK, &[Some(&name.schema), Some(&name.name)]).await?;
+        let rows =
+            sql.all_rows(ASK, &[Some(&name.schema), Some(&name.name), Some(&config.publication)]).await?;
         let Some(row) = rows.into_iter().next() else { continue };
-        let Ok([Some(oid), partitioned, owned]) = <[_; 3]>::try_from(row) else { continue };
+        let Ok([Some(oid), partitioned, owned, member]) = <[_; 4]>::try_from(row) else { continue };
         let is = |flag: Option<String>| flag.as_deref() == Some("t");
-        tables.push(Known { name: name.clone(), oid, is_partitioned: is(partitioned), is_owned: is(owned) });
+        tables.push(Known {
+            name: name.clone(),
+            oid,
+            is_partitioned: is(partitioned),
+            is_owned: is(owned),
+            is_member: is(member),
+        });
     }
     Ok(tables)
 }

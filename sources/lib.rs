@@ -6,6 +6,7 @@
 
 pub mod budget;
 pub mod change;
+pub mod discovery;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -28,8 +29,34 @@ use world::SharedWorld;
 /// Makes a source from its own section of the configuration.
 pub type Make = fn(Settings, SharedWorld) -> Result<Box<dyn Source>, Vec<Problem>>;
 
-/// The one table of sources: the `type` in the configuration, and what makes it.
-pub const SOURCES: &[(&str, Make)] = &[("postgres", postgres::make)];
+/// The one table of sources.
+pub const SOURCES: &[SourceKind] = &[SourceKind {
+    name: "postgres",
+    make: postgres::make,
+    schemes: &["postgres", "postgresql"],
+    password_variable: "PGPASSWORD",
+    discover: postgres::discover,
+}];
+
+/// A kind of source.
+#[derive(Clone, Copy)]
+pub struct SourceKind {
+    /// The `type` in the configuration.
+    pub name: &'static str,
+    /// Makes one from its section.
+    pub make: Make,
+    /// What its urls begin with, as in `postgres` for `postgres://…`.
+    pub schemes: &'static [&'static str],
+    /// The variable of the environment in which its own tools look for a password.
+    pub password_variable: &'static str,
+    /// Looks around in a database that nobody has configured yet.
+    pub discover: discovery::Discover,
+}
+
+/// What makes each kind of source, by the `type` in the configuration.
+pub fn makes() -> Vec<(&'static str, Make)> {
+    SOURCES.iter().map(|kind| (kind.name, kind.make)).collect()
+}
 
 /// A source's section of the configuration, secrets already filled in.
 pub struct Settings {

@@ -55,6 +55,28 @@ pub struct Finding {
     pub fix: String,
 }
 
+/// What `check` found.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// Without these it does not work.
+    pub missing: Vec<Finding>,
+    /// It works without them, and a careful person has them.
+    pub advised: Vec<Finding>,
+    /// The tables that can be read, in the configured order; [`Table::number`] is the place in it.
+    pub tables: Vec<Arc<Table>>,
+}
+
+/// What `remove` did on the source's server.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// What was there and is gone now, in words.
+    pub gone: Vec<String>,
+    /// What is of no use to Rowtide and was left, since somebody else made it; with what takes it down.
+    pub left: Vec<Finding>,
+    /// Why the rest was not done: `Halt` when somebody still reads, and then nothing was touched.
+    pub unfinished: Option<SourceError>,
+}
+
 /// Where to go on.
 #[derive(Clone, Debug)]
 pub struct Resume {
@@ -176,8 +198,15 @@ pub struct Link {
 
 /// A place where changes come from.
 pub trait Source: Send + Sync {
-    /// Everything that is missing, at once.
-    fn check(&self) -> BoxFuture<'_, Result<Vec<Finding>, SourceError>>;
+    /// Everything that is missing, at once, and what is advised. It changes nothing.
+    fn check(&self) -> BoxFuture<'_, Result<Checked, SourceError>>;
+
+    /// Takes down what Rowtide keeps on the source's server, so that no forgotten log fills its disk.
+    /// What is not there is no failure; what somebody reads, or somebody else made, is left. A source
+    /// that keeps nothing there has nothing to do.
+    fn remove(&self) -> BoxFuture<'_, Removed> {
+        Box::pin(async { Removed::default() })
+    }
 
     /// The tables as they are now, in the configured order; [`Table::number`] is the place in it.
     fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>>;

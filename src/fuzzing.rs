@@ -43,7 +43,7 @@ fn configuration(data: &[u8], meter: &dyn Meter) {
     environment.insert("SECRET".to_owned(), SECRET.to_owned());
     let world = RealWorld::shared();
     let judged = measured(meter, 256 * data.len() + (256 << 10), || {
-        config::parse(file, Path::new("nowhere"), &environment, sources::SOURCES, &world)
+        config::parse(file, Path::new("nowhere"), &environment, &sources::makes(), &world)
     });
     match judged {
         Ok(config) => assert!(config.memory.budget_bytes <= config.memory.max_rss),

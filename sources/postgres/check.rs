@@ -1,36 +1,48 @@
-//! Everything that is missing, at once, each with the SQL that mends it.
+//! Everything that is missing, at once, each with what mends it; and what a careful person has besides.
+//!
+//! ```text
+//!   server ─ hosting     settings, the role, what a managed server calls them
+//!   tables ─ publication what the log carries of them
+//!   slots                ours, and those that nobody reads any more
+//! ```
+//! A fix is SQL where there is SQL for it: each of its lines is one statement, as it can be sent by
+//! somebody who may. It changes nothing itself.
 
+mod hosting;
+mod publication;
+mod server;
+mod slots;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalog::{Server, TableInfo, ValueTypes, quoted};
 use super::config::Config;
-use super::slot::{self, Publication, SlotState};
 use super::wire::{Connection, WireError};
-use crate::source::Finding;
+use crate::change::Table;
+use crate::source::{Checked, Finding};
 use crate::world::SharedWorld;
-
-/// Rowtide is tested on PostgreSQL 15, 17 and 18. 14 is the first one with all that is asked for:
-/// `two_phase` of a slot can be seen, and a publication can be told to publish the root of partitions.
-const OLDEST_VERSION: u32 = 140_000;
 
 /// Time for one connection.
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Looks at the server, the role, the tables, the publication and the slot. An error is a connection
 /// lost on the way; that none could be made is a finding.
-pub(crate) async fn check(config: &Config, world: &SharedWorld) -> Result<Vec<Finding>, WireError> {
+pub(crate) async fn check(config: &Config, world: &SharedWorld) -> Result<Checked, WireError> {
     let mut findings = Findings::default();
     let mut sql = match Connection::open(&config.connect, world, CONNECT_LIMIT).await {
         Ok(connection) => connection,
         Err(error) => {
             findings.cannot_connect(config, &error);
-            return Ok(findings.0);
+            return Ok(findings.checked(Vec::new()));
         }
     };
-    findings.server(&mut sql).await?;
-    findings.role(&mut sql).await?;
+    let server = server::ask(&mut sql).await?;
+    let judged = server::judge(&server, sql.user());
+    findings.missing.extend(judged.missing);
+    findings.advised.extend(judged.advised);
     // What the role and the settings lack was said already; here pg_hba.conf and the like show up.
-    if findings.0.is_empty() {
+    if findings.missing.is_empty() {
         match Connection::open(&config.replication(), world, CONNECT_LIMIT).await {
             Ok(mut connection) => {
                 Server::identify(&mut connection).await?;
@@ -39,19 +51,34 @@ pub(crate) async fn check(config: &Config, world: &SharedWorld) -> Result<Vec<Fi
             Err(error) => findings.cannot_replicate(config, &error),
         }
     }
-    findings.tables(&mut sql, config).await?;
+    let tables = findings.tables(&mut sql, config).await?;
     findings.publication(&mut sql, config).await?;
-    findings.slot(&mut sql, config).await?;
+    // A standby cannot say how much log a slot holds; that it is one was said.
+    if !server.in_recovery {
+        findings.slot(&mut sql, config, &server).await?;
+        findings.orphans(&mut sql, config).await?;
+    }
     sql.close().await;
-    Ok(findings.0)
+    Ok(findings.checked(tables))
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+struct Findings {
+    missing: Vec<Finding>,
+    advised: Vec<Finding>,
+}
 
 impl Findings {
     fn add(&mut self, what: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Finding { what: what.into(), fix: fix.into() });
+        self.missing.push(Finding { what: what.into(), fix: fix.into() });
+    }
+
+    fn advise(&mut self, what: impl Into<String>, fix: impl Into<String>) {
+        self.advised.push(Finding { what: what.into(), fix: fix.into() });
+    }
+
+    fn checked(self, tables: Vec<Arc<Table>>) -> Checked {
+        Checked { missing: self.missing, advised: self.advised, tables }
     }
 
     fn cannot_connect(&mut self, config: &Config, error: &WireError) {
@@ -86,186 +113,18 @@ impl Findings {
         );
     }
 
-    async fn server(&mut self, sql: &mut Connection) -> Result<(), WireError> {
-        let ask = "\
-            SELECT current_setting('server_version_num')::int, current_setting('server_version'),
-                   pg_is_in_recovery(), current_setting('wal_level'),
-                   current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_stat_replication)";
-        let rows = sql.all_rows(ask, &[]).await?;
-        let row: Vec<&str> =
-            rows.iter().flatten().map(|value| value.as_deref().unwrap_or_default()).collect();
-        let [version_number, version, in_recovery, wal_level, senders_left] = row.as_slice() else {
-            return Err(WireError::Protocol("the settings gave a row of an unexpected form"));
-        };
-        if version_number.parse().is_ok_and(|version: u32| version < OLDEST_VERSION) {
-            self.add(format!("PostgreSQL {version} is too old"), "upgrade it to 14 or later");
-        }
-        if *in_recovery == "t" {
-            self.add(
-                "the server is a standby: what its snapshots see cannot be told there",
-                "put the primary's address into the url",
-            );
-        }
-        if *wal_level != "logical" {
-            self.add(
-                format!("wal_level is {wal_level}, where the log must hold rows"),
-                "ALTER SYSTEM SET wal_level = logical; and restart the server",
-            );
-        }
-        if senders_left.parse::<i64>().is_ok_and(|left| left < 1) {
-            self.add(
-                "no walsender is left (max_wal_senders)",
-                "ALTER SYSTEM SET max_wal_senders = …; with a higher number, and restart the server",
-            );
-        }
-        Ok(())
-    }
-
-    async fn role(&mut self, sql: &mut Connection) -> Result<(), WireError> {
-        // Hosted servers grant replication by membership in a role of their own.
-        let ask = "\
-            SELECT r.rolreplication OR r.rolsuper OR EXISTS (
-                     SELECT FROM pg_roles g WHERE g.rolname IN ('rds_replication', 'cloudsqlreplica')
-                        AND pg_has_role(r.oid, g.oid, 'MEMBER'))
-              FROM pg_roles r WHERE r.rolname = current_user";
-        let rows = sql.all_rows(ask, &[]).await?;
-        if rows.into_iter().flatten().flatten().next().as_deref() != Some("t") {
-            self.add(
-                format!("role {} may not replicate", sql.user()),
-                format!("ALTER ROLE {} REPLICATION;", quoted(sql.user())),
-            );
-        }
-        Ok(())
-    }
-
-    async fn tables(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
+    /// What forbids each table; gives those that nothing forbids.
+    async fn tables(&mut self, sql: &mut Connection, config: &Config) -> Result<Vec<Arc<Table>>, WireError> {
         let mut types = ValueTypes::default();
+        let mut readable = Vec::new();
         for (number, name) in config.tables.iter().enumerate() {
-            let loaded = TableInfo::load(sql, &mut types, number as u32, name, &config.publication).await?;
-            if let Err(fault) = loaded {
-                self.add(fault.what, fault.fix);
+            let examined =
+                TableInfo::examine(sql, &mut types, number as u32, name, &config.publication).await?;
+            match examined {
+                Ok(info) => readable.push(info.table),
+                Err(faults) => self.missing.extend(faults.into_iter().map(Finding::from)),
             }
         }
-        Ok(())
-    }
-
-    async fn publication(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
-        let name = &config.publication;
-        let Some(publication) = Publication::look(sql, name).await? else {
-            let create = slot::create_publication_sql(name, &config.tables);
-            let ask = "SELECT has_database_privilege(current_database(), 'CREATE')";
-            let may_create = sql.all_rows(ask, &[]).await?;
-            if may_create.into_iter().flatten().flatten().next().as_deref() != Some("t") {
-                self.add(format!("publication {name} does not exist, and the role may not make it"), create);
-                return Ok(());
-            }
-            let foreign = self.tables_of_others(sql, config).await?;
-            if !foreign.is_empty() {
-                let what = "does not exist, and only the owner of a table may publish it";
-                self.add(format!("publication {name} {what} ({})", foreign.join(", ")), create);
-            }
-            return Ok(());
-        };
-        if !publication.unpublished.is_empty() {
-            self.add(
-                format!("publication {name} leaves {} out", publication.unpublished.join(", ")),
-                format!(
-                    "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate');",
-                    quoted(name)
-                ),
-            );
-        }
-        if !publication.via_root {
-            self.partitions_by_root(sql, config).await?;
-        }
-        let lacking = publication.lacking(&config.tables);
-        let foreign = self.tables_of_others(sql, config).await?;
-        let may_add = publication.is_ours && !lacking.iter().any(|table| foreign.contains(&table.spelled));
-        if !lacking.is_empty() && !may_add {
-            let names: Vec<&str> = lacking.iter().map(|table| table.spelled.as_str()).collect();
-            self.add(
-                format!("publication {name} lacks {}, and the role may not add to it", names.join(", ")),
-                slot::add_tables_sql(name, &lacking),
-            );
-        }
-        Ok(())
-    }
-
-    /// Without `publish_via_partition_root` a partitioned table's changes come under other names.
-    async fn partitions_by_root(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
-        for table in &config.tables {
-            let ask = "SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass($1)";
-            let rows = sql.all_rows(ask, &[Some(&table.sql())]).await?;
-            if rows.into_iter().flatten().flatten().next().as_deref() == Some("p") {
-                self.add(
-                    format!(
-                        "table {} is partitioned, and the publication names its partitions",
-                        table.spelled
-                    ),
-                    format!(
-                        "ALTER PUBLICATION {} SET (publish_via_partition_root = true);",
-                        quoted(&config.publication)
-                    ),
-                );
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Those of the tables that the role does not own, as they are spelled.
-    async fn tables_of_others(
-        &self,
-        sql: &mut Connection,
-        config: &Config,
-    ) -> Result<Vec<String>, WireError> {
-        let mut foreign = Vec::new();
-        for table in &config.tables {
-            let ask = "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = to_regclass($1)";
-            let rows = sql.all_rows(ask, &[Some(&table.sql())]).await?;
-            if rows.into_iter().flatten().flatten().next().as_deref() == Some("f") {
-                foreign.push(table.spelled.clone());
-            }
-        }
-        Ok(foreign)
-    }
-
-    async fn slot(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
-        let name = &config.slot;
-        let ask = "SELECT pg_is_in_recovery()";
-        if sql.all_rows(ask, &[]).await?.into_iter().flatten().flatten().next().as_deref() == Some("t") {
-            // Said already; and a standby cannot say how much log a slot holds.
-            return Ok(());
-        }
-        match SlotState::look(sql, name).await? {
-            SlotState::Ready(_) => {}
-            SlotState::Missing => {
-                let ask = "SELECT current_setting('max_replication_slots')::int > (SELECT count(*) FROM pg_replication_slots)";
-                let rows = sql.all_rows(ask, &[]).await?;
-                if rows.into_iter().flatten().flatten().next().as_deref() == Some("f") {
-                    self.add(
-                        "no replication slot is left (max_replication_slots)",
-                        "drop one that nobody reads, or ALTER SYSTEM SET max_replication_slots = …; and restart the server",
-                    );
-                }
-            }
-            SlotState::Active { pid, .. } => self.add(
-                format!("slot {name} is being read by process {pid}"),
-                format!("stop the other reader, or: SELECT pg_terminate_backend({pid});"),
-            ),
-            SlotState::Lost { reason } => self.add(
-                format!("slot {name} is lost: {reason}"),
-                format!(
-                    "{} Rowtide then makes it anew and reads the tables again; \
-                     a higher max_slot_wal_keep_size gives a slow reader more time",
-                    slot::drop_slot_sql(name)
-                ),
-            ),
-            SlotState::Foreign { what } => self.add(
-                format!("slot {name} cannot be used: {what}"),
-                format!("choose another name for the slot, or: {}", slot::drop_slot_sql(name)),
-            ),
-        }
-        Ok(())
+        Ok(readable)
     }
 }

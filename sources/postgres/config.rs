@@ -70,6 +70,16 @@ impl TableName {
         rest.is_empty().then(|| Self { schema, name, spelled: spelled.to_owned() })
     }
 
+    /// Spelled so that [`Self::parse`] finds the same.
+    pub(crate) fn of(schema: String, name: String) -> Self {
+        let spell = |part: &str| match part.contains('.') || part.starts_with('"') {
+            true => quoted(part),
+            false => part.to_owned(),
+        };
+        let spelled = format!("{}.{}", spell(&schema), spell(&name));
+        Self { schema, name, spelled }
+    }
+
     /// As SQL needs it.
     pub(crate) fn sql(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
@@ -155,7 +165,7 @@ fn size(text: &str) -> Option<u64> {
 }
 
 /// `rowtide_NAME` in the letters that a slot may have.
-fn default_name(source: &str) -> String {
+pub(crate) fn default_name(source: &str) -> String {
     let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     let mut name: String = "rowtide_".chars().chain(source.chars().map(letter)).collect();
     name.truncate(NAME_MAX);
@@ -313,5 +323,9 @@ mod tests {
             assert_eq!(name(spelled), None, "{spelled}");
         }
         assert_eq!(TableName::parse("s.\"a\"\"b\"").unwrap().sql(), "\"s\".\"a\"\"b\"");
+        for part in ["t", "My Table", "a.b", "\"q", "q\"", "a\"b.c", "ü\n"] {
+            let made = TableName::of("s.x".to_owned(), part.to_owned());
+            assert_eq!(TableName::parse(&made.spelled), Some(made));
+        }
     }
 }

@@ -407,13 +407,14 @@ async fn check_finds_everything_at_once() {
          DROP ROLE IF EXISTS live_check_role; CREATE ROLE live_check_role LOGIN PASSWORD 'x';
          SET search_path = pg_catalog",
     ).await.unwrap();
-    assert_eq!(check(&good, &server.world).await.unwrap(), []);
+    assert_eq!(check(&good, &server.world).await.unwrap().missing, []);
 
     let all = ["t", "nokey", "nothing", "deferred", "v", "u", "secret", "missing", "part"];
     let whats = async |config: &Config| -> Vec<String> {
         check(config, &server.world)
             .await
             .unwrap()
+            .missing
             .into_iter()
             .map(|finding| format!("{} => {}", finding.what, finding.fix))
             .collect()

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   config ─ check          what the configuration says; all that is missing, with its SQL
+//!   discover ─ remove       what could be read; slot and publication taken down
 //!   catalog ─ slot          tables and types; publication, slot, who holds write locks
 //!   credentials             the password, where it comes from, what a refused login means
 //!   wire ─ tuple ─ pgoutput the connection and its messages, in place
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::change::Table;
 use crate::position::Offset;
 use crate::source::{
-    Continuity, Finding, Link, Reader, Resume, Source, SourceError, StatusSender, TableProgress,
+    Checked, Continuity, Link, Reader, Removed, Resume, Source, SourceError, StatusSender, TableProgress,
 };
 use crate::world::{BoxFuture, SharedWorld, Task};
 use crate::{Problem, Settings};
@@ -30,6 +31,7 @@ mod check;
 mod config;
 mod credentials;
 mod decode;
+mod discover;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -43,6 +45,7 @@ mod position;
 mod progress;
 mod reads;
 mod refetch;
+mod remove;
 mod rows;
 mod slot;
 mod snapshot;
@@ -52,6 +55,8 @@ mod stream;
 mod tuple;
 mod watch;
 mod wire;
+
+pub(crate) use discover::discover;
 
 use catalog::ValueTypes;
 use config::Config;
@@ -75,11 +80,15 @@ pub(crate) fn make(settings: Settings, world: SharedWorld) -> Result<Box<dyn Sou
 }
 
 impl Source for Postgres {
-    fn check(&self) -> BoxFuture<'_, Result<Vec<Finding>, SourceError>> {
+    fn check(&self) -> BoxFuture<'_, Result<Checked, SourceError>> {
         Box::pin(async {
             let checked = check::check(&self.config, &self.world).await;
             checked.map_err(|error| error.into_source("check the database"))
         })
+    }
+
+    fn remove(&self) -> BoxFuture<'_, Removed> {
+        Box::pin(remove::remove(&self.config, &self.world))
     }
 
     fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {

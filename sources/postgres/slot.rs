@@ -202,6 +202,28 @@ pub(crate) enum Published {
     Added(Vec<TableName>),
 }
 
+/// The comment of a publication that Rowtide made; one without it is left when a pipeline is removed.
+pub(crate) const MADE_BY_ROWTIDE: &str = "made by rowtide";
+
+/// Who made a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// It has our comment.
+    ByRowtide,
+    /// It has not.
+    ByOthers,
+}
+
+/// Who made a publication; None when it does not exist.
+pub(crate) async fn who_made(connection: &mut Connection, name: &str) -> Result<Option<Made>, WireError> {
+    let sql = "\
+        SELECT coalesce(obj_description(p.oid, 'pg_publication') = $2, false)
+          FROM pg_publication p WHERE p.pubname = $1";
+    let rows = connection.all_rows(sql, &[Some(name), Some(MADE_BY_ROWTIDE)]).await?;
+    let ours = rows.into_iter().flatten().flatten().next();
+    Ok(ours.map(|ours| if ours == "t" { Made::ByRowtide } else { Made::ByOthers }))
+}
+
 /// Makes the publication or adds what it lacks.
 pub(crate) async fn ensure_publication(
     connection: &mut Connection,
@@ -209,7 +231,9 @@ pub(crate) async fn ensure_publication(
     tables: &[TableName],
 ) -> Result<Published, WireError> {
     let Some(publication) = Publication::look(connection, name).await? else {
-        connection.simple(&create_publication_sql(name, tables)).await?;
+        // One message is one transaction: a publication of ours is never without its comment.
+        let comment = super::remove::comment_sql(name);
+        connection.simple(&format!("{} {comment}", create_publication_sql(name, tables))).await?;
         return Ok(Published::Created);
     };
     let lacking = publication.lacking(tables);

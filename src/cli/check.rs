@@ -1,12 +1,14 @@
-//! `rowtide check`: everything that is missing, each with what mends it.
+//! `rowtide check`: everything that is missing, each with what mends it; then what is only advised, which
+//! changes no exit code.
 
 use std::time::Duration;
 
-use sources::source::{Finding, SourceError};
+use sources::source::{Checked, Finding, SourceError};
 use sources::world::{SharedWorld, within};
 
 use super::Exit;
 use crate::config::{Config, Existing};
+use crate::shape::{Shape, ShapeError};
 use crate::target::elasticsearch::Elasticsearch;
 use crate::target::{IndexState, Target, TargetError};
 
@@ -18,12 +20,18 @@ pub(super) async fn check(config: Config, world: SharedWorld) -> Exit {
     let asked = within(&*world, ANSWER_WITHIN, config.source.source.check()).await;
     let source = asked_source(asked);
     let target = ask_target(&config, &world).await;
-    let named = |side: String, findings: Vec<Finding>| {
+    let shapes = Shape::faults(&config.pipeline.tables, &source.tables).into_iter().map(|fault| {
+        let ShapeError { table, what, fix } = fault;
+        Finding { what: format!("{table}: {what}"), fix }
+    });
+    let side = |side: String, findings: Vec<Finding>| {
         findings.into_iter().map(move |finding| (side.clone(), finding))
     };
-    let source = named(format!("source {}", config.source.name), source);
-    let target = named(format!("target {}", config.target.name), target);
-    print(&source.chain(target).collect::<Vec<_>>())
+    let named = format!("source {}", config.source.name);
+    let missing = side(named.clone(), source.missing)
+        .chain(side(format!("pipeline {}", config.pipeline.name), shapes.collect()))
+        .chain(side(format!("target {}", config.target.name), target));
+    print(&missing.collect::<Vec<_>>(), &side(named, source.advised).collect::<Vec<_>>())
 }
 
 /// Whether the target answers, lets this user in, and has room under each alias.
@@ -96,31 +104,36 @@ fn unanswered() -> Finding {
     }
 }
 
-fn asked_source(answer: Option<Result<Vec<Finding>, SourceError>>) -> Vec<Finding> {
-    let one = |what: String, fix: String| vec![Finding { what, fix }];
+fn asked_source(answer: Option<Result<Checked, SourceError>>) -> Checked {
+    let one =
+        |what: String, fix: String| Checked { missing: vec![Finding { what, fix }], ..Checked::default() };
     match answer {
-        Some(Ok(findings)) => findings,
+        Some(Ok(checked)) => checked,
         Some(Err(SourceError::Wait { context, reason })) => {
             one(format!("{context}: {reason}"), "start the server, or correct the url".to_owned())
         }
         Some(Err(SourceError::Halt { what, hint, .. })) => one(what, hint),
         Some(Err(SourceError::Closed)) => one("the source has ended".to_owned(), "try again".to_owned()),
-        None => vec![unanswered()],
+        None => Checked { missing: vec![unanswered()], ..Checked::default() },
     }
 }
 
-fn print(findings: &[(String, Finding)]) -> Exit {
-    if findings.is_empty() {
+fn print(missing: &[(String, Finding)], advised: &[(String, Finding)]) -> Exit {
+    missing.iter().for_each(|(side, finding)| say(side, "", finding));
+    advised.iter().for_each(|(side, finding)| say(side, "advice: ", finding));
+    if missing.is_empty() {
         println!("everything is there");
         return Exit::Clean;
     }
-    for (side, finding) in findings {
-        println!("{side}: {}", finding.what);
-        for (number, line) in finding.fix.lines().enumerate() {
-            println!("    {}{line}", if number == 0 { "fix: " } else { "     " });
-        }
-    }
-    let things = if findings.len() == 1 { "thing is" } else { "things are" };
-    println!("{} {things} missing", findings.len());
+    let things = if missing.len() == 1 { "thing is" } else { "things are" };
+    println!("{} {things} missing", missing.len());
     Exit::Missing
+}
+
+/// One finding, its fix below it.
+pub(super) fn say(side: &str, word: &str, finding: &Finding) {
+    println!("{side}: {word}{}", finding.what);
+    for (number, line) in finding.fix.lines().enumerate() {
+        println!("    {}{line}", if number == 0 { "fix: " } else { "     " });
+    }
 }

@@ -2,6 +2,8 @@
 
 mod bars;
 mod check;
+mod init;
+mod remove;
 mod report;
 mod run;
 mod words;
@@ -27,10 +29,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Writes a first configuration for the tables of a database; changes nothing
+    Init(init::InitArgs),
     /// Fills the indices, then follows the database until it is told to stop (SIGTERM, Ctrl-C)
     Run(RunArgs),
     /// Says everything that is missing, each with what mends it; changes nothing
     Check(CheckArgs),
+    /// Takes down what a retired source holds: slot, publication, state, and the index if told so
+    Remove(RemoveArgs),
 }
 
 #[derive(Args, Debug)]
@@ -48,6 +54,21 @@ struct CheckArgs {
     /// The configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct RemoveArgs {
+    /// The source, as in [sources.SOURCE]
+    source: String,
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Delete the indices that Rowtide made for it, too
+    #[arg(long)]
+    delete_index: bool,
+    /// Delete dead letters unasked
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,6 +107,8 @@ pub fn execute(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(args) => execute_run(&args),
         Command::Check(args) => execute_check(&args),
+        Command::Init(args) => with_runtime(init::init(&args, RealWorld::shared())),
+        Command::Remove(args) => execute_remove(&args),
     }
     .into()
 }
@@ -133,12 +156,31 @@ fn execute_check(args: &CheckArgs) -> Exit {
     }
 }
 
+fn execute_remove(args: &RemoveArgs) -> Exit {
+    let world = RealWorld::shared();
+    match load(&args.config, &world) {
+        Ok(config) => {
+            let RemoveArgs { source, delete_index, yes, .. } = args;
+            with_runtime(remove::remove(
+                config,
+                source,
+                remove::Told { delete_index: *delete_index, yes: *yes },
+                world,
+            ))
+        }
+        Err(error) => {
+            eprintln!("rowtide: {error}");
+            Exit::Configuration
+        }
+    }
+}
+
 fn load(file: &Path, world: &SharedWorld) -> Result<Config, ConfigError> {
     // What is no Unicode cannot be meant for a TOML file; it counts as not set.
     let unicode = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let environment: Environment = unicode.collect();
-    config::load(file, &environment, sources::SOURCES, world)
+    config::load(file, &environment, &sources::makes(), world)
 }
 
 /// One line each, where a machine reads.

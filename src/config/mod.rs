@@ -27,7 +27,7 @@ use sources::world::SharedWorld;
 
 pub use environment::Environment;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Memory, budget_bytes};
-pub use pipeline::{PipelineSettings, TableShape};
+pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
 pub use problem::{ConfigError, Place, Problem, Problems};
 pub use secret::Secret;
 pub use source::SourceSettings;
@@ -51,7 +51,7 @@ pub struct Config {
     pub pipeline: PipelineSettings,
 }
 
-/// Reads the file and judges it. `kinds` are the known sources, [`sources::SOURCES`] but in tests.
+/// Reads the file and judges it. `kinds` are the known sources, [`sources::makes`] but in tests.
 pub fn load(
     file: &Path,
     environment: &Environment,

@@ -128,9 +128,15 @@ fn read_table(name: &str, mut section: Section<'_>, problems: &mut Problems) -> 
     TableShape { table: name.to_owned(), index, columns, rename, id }
 }
 
-/// The rules of Elasticsearch and OpenSearch for names of indices.
 fn judge_index(index: &str, section: &mut Section<'_>, problems: &mut Problems) {
-    let wrong = if index.is_empty() {
+    let (Some(wrong), Some(entry)) = (index_fault(index), section.entry("index")) else { return };
+    problems.add(&entry.place, &section.path.key("index"), wrong, "choose a name like \"products\"");
+}
+
+/// What is wrong with the name of an index, by the rules of Elasticsearch and OpenSearch; `None` when
+/// nothing is.
+pub fn index_fault(index: &str) -> Option<&'static str> {
+    if index.is_empty() {
         Some("is empty")
     } else if index.len() > ALIAS_BYTES_MAX {
         Some("is longer than 230 bytes")
@@ -142,9 +148,12 @@ fn judge_index(index: &str, section: &mut Section<'_>, problems: &mut Problems) 
         Some("is the index in which Rowtide keeps its own state")
     } else {
         None
-    };
-    let (Some(wrong), Some(entry)) = (wrong, section.entry("index")) else { return };
-    problems.add(&entry.place, &section.path.key("index"), wrong, "choose a name like \"products\"");
+    }
+}
+
+/// Whether Elasticsearch and OpenSearch keep a field of this name for themselves.
+pub fn is_reserved_field(name: &str) -> bool {
+    RESERVED_FIELDS.contains(&name)
 }
 
 fn column_list(section: &mut Section<'_>, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 use sources::change::Table as SourceTable;
-use sources::source::{Finding, Reader, Resume, Source, SourceError, StatusSender};
+use sources::source::{Checked, Reader, Resume, Source, SourceError, StatusSender};
 use sources::world::{BoxFuture, RealWorld};
 use sources::{Problem as SourceProblem, Settings};
 
@@ -15,8 +15,8 @@ use super::*;
 struct Fake;
 
 impl Source for Fake {
-    fn check(&self) -> BoxFuture<'_, Result<Vec<Finding>, SourceError>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn check(&self) -> BoxFuture<'_, Result<Checked, SourceError>> {
+        Box::pin(async { Ok(Checked::default()) })
     }
     fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<SourceTable>>, SourceError>> {
         Box::pin(async { Ok(Vec::new()) })
@@ -400,7 +400,7 @@ fn every_example_in_config_is_taken() {
         let text = std::fs::read_to_string(&file).unwrap();
         let names = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
         let environment = names.map(|(name, _)| (name.to_owned(), "x".to_owned())).collect();
-        if let Err(error) = load(&file, &environment, sources::SOURCES, &RealWorld::shared()) {
+        if let Err(error) = load(&file, &environment, &sources::makes(), &RealWorld::shared()) {
             panic!("{error}");
         }
         taken += 1;

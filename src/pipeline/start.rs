@@ -176,7 +176,8 @@ impl Pipeline {
             let kept = saved.indices.as_ref().filter(|_| !is_left_out(Rule::CheckpointsNameIndices));
             let known = kept.or(before.map(|state| &state.indices));
             let ours = known.and_then(|known| known.get(&spec.alias));
-            let decision = decide(&spec, found.as_ref(), ours, saved, self.parts.writes.existing)?;
+            let decision =
+                decide(&spec, found.as_ref(), ours, saved, before.is_some(), self.parts.writes.existing)?;
             if !matches!(decision, Decision::Keep(_))
                 && let Some(time) = late.take()
             {
@@ -241,11 +242,16 @@ enum Decision {
 /// | nothing                    | halt: it is gone           | create                                 |
 /// | the index we know          | keep (same shape)          | keep when empty, else by `existing`    |
 /// | another index              | halt: it was replaced      | by `existing`                          |
+///
+/// An empty index of ours may hold the versions of documents that were deleted. Without the state document
+/// (`has_state`), which is made before any index, nothing says that the new versions lie above them: it is
+/// made anew.
 fn decide(
     spec: &IndexSpec,
     found: Option<&IndexState>,
     ours: Option<&String>,
     saved: &Saved,
+    has_state: bool,
     existing: Existing,
 ) -> Result<Decision, Halt> {
     let resumes = saved.position.is_some();
@@ -275,6 +281,7 @@ fn decide(
     let made_here = found.pipeline.as_ref() == Some(&spec.pipeline)
         && found.shape_hash.as_ref() == Some(&spec.shape_hash);
     match (made_here && found.documents == 0, existing) {
+        (true, _) if !has_state => Ok(Decision::Replace(found.name.clone())),
         (true, _) => Ok(Decision::Keep(found.uuid.clone())),
         (false, Existing::Replace) => Ok(Decision::Replace(found.name.clone())),
         (false, Existing::Refuse) => Err(Halt {
@@ -329,7 +336,15 @@ mod tests {
         existing: Existing,
     ) -> Result<Decision, &'static str> {
         let ours = ours.map(str::to_owned);
-        decide(&spec(), found.as_ref(), ours.as_ref(), &saved(resumes), existing).map_err(|halt| halt.state)
+        decide(&spec(), found.as_ref(), ours.as_ref(), &saved(resumes), true, existing)
+            .map_err(|halt| halt.state)
+    }
+
+    #[test]
+    fn t29_an_empty_index_of_ours_whose_order_nobody_knows_is_made_anew() {
+        let found = index("a", 0, Some("s1"));
+        let decided = decide(&spec(), Some(&found), None, &saved(false), false, Existing::Refuse);
+        assert_eq!(decided.map_err(|halt| halt.state), Ok(Decision::Replace("products-rowtide-1".into())));
     }
 
     #[test]

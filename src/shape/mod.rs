@@ -101,6 +101,16 @@ impl Shape {
         }
     }
 
+    /// What of the configured shapes does not fit those of the tables that can be read; for `check`,
+    /// which goes on where a start would end.
+    pub fn faults(shapes: &[TableShape], tables: &[Arc<Table>]) -> Vec<ShapeError> {
+        let fit = |table: &Arc<Table>| {
+            let shape = shapes.get(table.number as usize)?;
+            Plan::of(shape, table, Missing::IsAFault).err()
+        };
+        tables.iter().filter_map(fit).flatten().collect()
+    }
+
     /// The aliases, by the number that actions name them with: the table's number.
     pub fn indices(&self) -> Arc<[Arc<str>]> {
         self.tables.iter().map(|shape| Arc::from(shape.index.as_str())).collect()

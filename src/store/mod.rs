@@ -11,6 +11,7 @@
 //! Relies on a file system that keeps what it has synchronised.
 
 mod data_dir;
+mod forget;
 mod letters;
 mod sqlite;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use sources::world::BoxFuture;
 
 use crate::retry::Halt;
 
+pub use forget::Kept;
 pub use letters::{Letters, ListedLetter};
 pub use sqlite::{FORMAT, Sqlite};
 

@@ -107,6 +107,14 @@ impl Sqlite {
         Ok(Self { worker: Arc::new(worker), owner: owner.into(), world: world.clone() })
     }
 
+    /// As [`Self::open`], and `None` where there is no store: nothing is made.
+    pub fn open_existing(data_dir: &Path, world: &SharedWorld) -> Result<Option<Self>, StoreError> {
+        match data_dir.join(DATABASE_FILE).exists() {
+            true => Self::open(data_dir, world).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// The random name of this store.
     pub fn owner(&self) -> &str {
         &self.owner

@@ -452,6 +452,18 @@ impl Target for Memory {
             }
         })
     }
+
+    fn delete_state<'a>(&'a self, id: &'a str, seen: Revision) -> BoxFuture<'a, Result<(), TargetError>> {
+        Box::pin(async move {
+            let mut inner = self.lock();
+            if inner.states.get(id).is_none_or(|stored| stored.revision != seen) {
+                let reason = format!("somebody else has written the document {id}");
+                return Err(TargetError::Conflict { context: "delete state document", reason });
+            }
+            inner.states.remove(id);
+            Ok(())
+        })
+    }
 }
 
 #[cfg(test)]

@@ -213,6 +213,9 @@ pub trait Target: Send + Sync {
         document: &'a StateDocument,
         seen: Option<Revision>,
     ) -> BoxFuture<'a, Result<Revision, TargetError>>;
+
+    /// Deletes the state document if nobody has written it since `seen`; else [`TargetError::Conflict`].
+    fn delete_state<'a>(&'a self, id: &'a str, seen: Revision) -> BoxFuture<'a, Result<(), TargetError>>;
 }
 
 /// A page of document ids.

@@ -1,5 +1,9 @@
 //! The program as a person meets it: its words, its exit codes, what it never says.
 
+mod check;
+mod init;
+mod remove;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;

@@ -116,9 +116,22 @@ impl Postgres {
 
     /// As [`Self::start`], not started yet: what its data folder holds then is used.
     pub(crate) fn prepare(version: &str, arguments: &[&str]) -> Self {
+        Self::prepare_with(version, arguments, &[])
+    }
+
+    /// A server of one's own whose settings about replication are its defaults, so that ALTER SYSTEM and a
+    /// restart change them.
+    pub(crate) async fn start_unset(version: &str) -> Self {
+        let postgres = Self::prepare_with(version, &[], &[("OWN_SETTINGS", "1")]);
+        postgres.start_again().await;
+        postgres
+    }
+
+    fn prepare_with(version: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let more = environment.iter().map(|&(name, value)| (name.into(), value.into()));
         let server = Server {
             script: "start-pg.sh",
-            environment: vec![("PG_VERSION".into(), version.into())],
+            environment: std::iter::once(("PG_VERSION".into(), version.into())).chain(more).collect(),
             arguments: arguments.iter().map(|&argument| argument.into()).collect(),
             ends_by: Signal::INT,
             folder: fresh_folder("pg"),

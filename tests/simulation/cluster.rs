@@ -328,6 +328,14 @@ impl Target for SimTarget {
             saved
         })
     }
+
+    fn delete_state<'a>(&'a self, id: &'a str, seen: Revision) -> BoxFuture<'a, Result<(), TargetError>> {
+        Box::pin(async move {
+            let (cluster, id) = (self.cluster(), id.to_owned());
+            let work = async move { cluster.delete_state(&id, seen).await };
+            self.call("delete state", None, Box::pin(work)).await
+        })
+    }
 }
 
 /// Executes late requests when their time has come, for as long as the run lasts.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sources::change::{Column, Kind, Op, Row, RowBuilder, Table};
 use sources::position::{Offset, Position};
-use sources::source::{Continuity, Finding, Link, Reader, Resume, Source, SourceError, StatusSender};
+use sources::source::{Checked, Continuity, Link, Reader, Resume, Source, SourceError, StatusSender};
 use sources::world::{BoxFuture, SharedWorld};
 
 use super::database::{Id, Lsn, TABLES, Xid};
@@ -99,8 +99,8 @@ fn halt(state: &'static str, what: &str) -> SourceError {
 }
 
 impl Source for ModelSource {
-    fn check(&self) -> BoxFuture<'_, Result<Vec<Finding>, SourceError>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn check(&self) -> BoxFuture<'_, Result<Checked, SourceError>> {
+        Box::pin(async { Ok(Checked::default()) })
     }
 
     fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {

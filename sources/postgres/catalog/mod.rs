@@ -122,17 +122,36 @@ impl TableInfo {
         name: &TableName,
         publication: &str,
     ) -> Result<Result<Self, TableFault>, WireError> {
+        let examined = Self::examine(connection, types, number, name, publication).await?;
+        Ok(examined.map_err(|mut faults| faults.swap_remove(0)))
+    }
+
+    /// The same, with everything that keeps the table from being read; never an empty list.
+    pub(crate) async fn examine(
+        connection: &mut Connection,
+        types: &mut ValueTypes,
+        number: u32,
+        name: &TableName,
+        publication: &str,
+    ) -> Result<Result<Self, Vec<TableFault>>, WireError> {
         let Some(found) = Found::look_up(connection, name).await? else {
-            return Ok(Err(TableFault::missing(name)));
+            return Ok(Err(vec![TableFault::missing(name)]));
         };
-        if let Some(fault) = found.fault(name, connection.user()) {
-            return Ok(Err(fault));
+        let mut faults = found.faults(name, connection.user());
+        if found.is_no_table() {
+            return Ok(Err(faults));
         }
         let published = published(connection, publication, name).await?;
         let attributes = Attribute::look_up(connection, found.oid, published.columns.as_deref()).await?;
-        let key = match rules::key(connection, name, &found, &attributes).await? {
-            Ok(key) => key,
-            Err(fault) => return Ok(Err(fault)),
+        let row_filter = published.row_filter.as_deref();
+        let key = rules::key(connection, name, &found, &attributes, (publication, row_filter)).await?;
+        let key = match key {
+            Ok(key) if faults.is_empty() => key,
+            Ok(_) => return Ok(Err(faults)),
+            Err(fault) => {
+                faults.push(fault);
+                return Ok(Err(faults));
+            }
         };
         let unknown: Vec<u32> = attributes.iter().map(|attribute| attribute.type_oid).collect();
         types.load(connection, &unknown).await?;

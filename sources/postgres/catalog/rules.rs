@@ -1,9 +1,14 @@
 //! Which tables can be read, and by which key: DESIGN's laws need an old row's key in the log, and
 //! an order that no deferred constraint can turn around.
 
+mod mending;
+
 use super::ReplicaIdentity;
 use crate::postgres::config::TableName;
 use crate::postgres::wire::{Connection, WireError};
+use crate::source::Finding;
+
+use mending::Mending;
 
 /// Why a table cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,11 +24,18 @@ impl TableFault {
         Self { what, fix: fix.into() }
     }
 
+    /// The table is not there.
     pub(super) fn missing(name: &TableName) -> Self {
         Self::new(
             format!("table {} does not exist", name.spelled),
             "correct the name in the pipeline, spelled schema.table as in the database",
         )
+    }
+}
+
+impl From<TableFault> for Finding {
+    fn from(fault: TableFault) -> Self {
+        Self { what: fault.what, fix: fault.fix }
     }
 }
 
@@ -59,6 +71,8 @@ struct Index {
     /// Whole, valid, and of plain columns.
     is_plain: bool,
     columns: Vec<i16>,
+    /// The columns' names; empty ones for expressions.
+    names: Vec<String>,
 }
 
 impl Found {
@@ -111,9 +125,15 @@ impl Found {
         self.kind == b'p'
     }
 
+    /// A view and the like, of which nothing else is asked.
+    pub(super) fn is_no_table(&self) -> bool {
+        !matches!(self.kind, b'r' | b'p')
+    }
+
     /// What of the table alone makes it unreadable.
-    pub(super) fn fault(&self, name: &TableName, role: &str) -> Option<TableFault> {
+    pub(super) fn faults(&self, name: &TableName, role: &str) -> Vec<TableFault> {
         let (table, sql, role) = (&name.spelled, name.sql(), super::quoted(role));
+        let mut faults = Vec::new();
         let what = match self.kind {
             b'r' | b'p' => None,
             b'f' => Some("a foreign table"),
@@ -121,36 +141,40 @@ impl Found {
             _ => Some("a view"),
         };
         if let Some(what) = what {
-            return Some(TableFault::new(
+            faults.push(TableFault::new(
                 format!("{table} is {what}, whose changes are in no log"),
                 "name the tables that it is made of",
             ));
+            return faults;
         }
-        if self.persistence != b'p' {
-            return Some(TableFault::new(
-                format!("table {table} is unlogged or temporary: its changes are in no log"),
+        let mut fault = |what: String, fix: String| faults.push(TableFault { what, fix });
+        match self.persistence {
+            b'p' => {}
+            b'u' => fault(
+                format!("table {table} is unlogged: its changes are in no log"),
                 format!("ALTER TABLE {sql} SET LOGGED;"),
-            ));
+            ),
+            _ => fault(
+                format!("table {table} is temporary: its changes are in no log"),
+                "name a table that stays".to_owned(),
+            ),
         }
         if !self.may_use_schema {
-            return Some(TableFault::new(
+            fault(
                 format!("the role may not use the schema of {table}"),
                 format!("GRANT USAGE ON SCHEMA {} TO {role};", super::quoted(&name.schema)),
-            ));
+            );
         }
         if !self.may_select {
-            return Some(TableFault::new(
-                format!("the role may not read {table}"),
-                format!("GRANT SELECT ON {sql} TO {role};"),
-            ));
+            fault(format!("the role may not read {table}"), format!("GRANT SELECT ON {sql} TO {role};"));
         }
         if self.rows_are_hidden {
-            return Some(TableFault::new(
+            fault(
                 format!("row-level security hides rows of {table} from the role, but not in the log"),
                 format!("ALTER ROLE {role} BYPASSRLS;"),
-            ));
+            );
         }
-        None
+        faults
     }
 }
 
@@ -204,6 +228,10 @@ impl Index {
                    i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL,
                    (SELECT string_agg(u.attnum::text, ' ' ORDER BY u.place)
                       FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(attnum, place)
+                     WHERE u.place <= i.indnkeyatts),
+                   (SELECT jsonb_agg(coalesce(a.attname, '') ORDER BY u.place)
+                      FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(attnum, place)
+                      LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum AND u.attnum > 0
                      WHERE u.place <= i.indnkeyatts)
               FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
              WHERE i.indrelid = $1::oid AND i.indisunique
@@ -213,7 +241,7 @@ impl Index {
     }
 
     fn read(row: Vec<Option<String>>) -> Option<Self> {
-        let [name, primary, identity, immediate, plain, columns] = <[_; 6]>::try_from(row).ok()?;
+        let [name, primary, identity, immediate, plain, columns, names] = <[_; 7]>::try_from(row).ok()?;
         let columns: Result<Vec<i16>, _> = columns?.split(' ').map(str::parse).collect();
         Some(Self {
             name: name?,
@@ -222,6 +250,7 @@ impl Index {
             is_immediate: immediate? == "t",
             is_plain: plain? == "t",
             columns: columns.ok()?,
+            names: serde_json::from_str(&names?).ok()?,
         })
     }
 
@@ -234,47 +263,45 @@ impl Index {
 
 /// The places of the key's columns among `attributes`: those that an old row in the log has. That is
 /// the primary key, or the index of the replica identity; with FULL the primary key or, without
-/// one, the smallest unique index that allows no nulls.
+/// one, the smallest unique index that allows no nulls. `publication` is its name and row filter.
 pub(super) async fn key(
     connection: &mut Connection,
     name: &TableName,
     found: &Found,
     attributes: &[Attribute],
+    publication: (&str, Option<&str>),
 ) -> Result<Result<Vec<usize>, TableFault>, WireError> {
     let indexes = Index::look_up(connection, found.oid).await?;
-    Ok(choose_key(name, found.replica_identity, &indexes, attributes))
+    let mending = Mending {
+        sql: name.sql(),
+        is_partitioned: found.is_partitioned(),
+        indexes: &indexes,
+        attributes,
+        publication,
+    };
+    Ok(choose_key(name, found.replica_identity, &mending))
 }
 
 fn choose_key(
     name: &TableName,
     identity: ReplicaIdentity,
-    indexes: &[Index],
-    attributes: &[Attribute],
+    mending: &Mending<'_>,
 ) -> Result<Vec<usize>, TableFault> {
-    let (table, sql) = (&name.spelled, name.sql());
+    let (table, Mending { indexes, attributes, .. }) = (&name.spelled, mending);
     let primary = indexes.iter().find(|index| index.is_primary);
     let chosen = match identity {
         ReplicaIdentity::Nothing => {
             return Err(TableFault::new(
                 format!("table {table} has REPLICA IDENTITY NOTHING: its log does not say which row is gone"),
-                format!("ALTER TABLE {sql} REPLICA IDENTITY DEFAULT;"),
+                mending.identity(),
             ));
         }
         ReplicaIdentity::PrimaryKey => primary,
         ReplicaIdentity::Index => indexes.iter().find(|index| index.is_identity),
-        ReplicaIdentity::Full => {
-            let usable = |index: &&Index| index.is_immediate && index.can_be_key(attributes);
-            primary.or_else(|| indexes.iter().find(usable))
-        }
+        ReplicaIdentity::Full => primary.or_else(|| mending.unique()),
     };
     let Some(chosen) = chosen else {
-        return Err(TableFault::new(
-            format!("table {table} has no primary key"),
-            format!(
-                "ALTER TABLE {sql} ADD PRIMARY KEY (…); or, with a unique index on columns that are NOT NULL: \
-                 ALTER TABLE {sql} REPLICA IDENTITY USING INDEX …;"
-            ),
-        ));
+        return Err(TableFault::new(format!("table {table} has no primary key"), mending.identity()));
     };
     // T46: UPDATE t SET id = 3 - id; the log's order of such changes is not the final state's.
     if !chosen.is_immediate {
@@ -283,7 +310,7 @@ fn choose_key(
                 "the key {} of table {table} is deferrable: one transaction could swap keys",
                 chosen.name
             ),
-            format!("make it NOT DEFERRABLE: ALTER TABLE {sql} DROP CONSTRAINT …, ADD PRIMARY KEY (…);"),
+            mending.immediate(chosen),
         ));
     }
     let place = |number: &i16| attributes.iter().position(|attribute| attribute.number == *number);
@@ -291,7 +318,7 @@ fn choose_key(
     places.ok_or_else(|| {
         TableFault::new(
             format!("the publication leaves a column of the key {} of table {table} out", chosen.name),
-            "publish all columns of the key: ALTER PUBLICATION … SET TABLE …;",
+            mending.published(chosen),
         )
     })
 }
@@ -307,8 +334,15 @@ pub(super) fn read_any(rows: Vec<Vec<Option<String>>>) {
         all().filter_map(Attribute::read).map(|(attribute, ..)| attribute).collect();
     let indexes: Vec<Index> = all().filter_map(Index::read).collect();
     for found in all().filter_map(Found::read) {
-        let _fault = found.fault(&name, "cdc");
-        if let Ok(key) = choose_key(&name, found.replica_identity, &indexes, &attributes) {
+        let _faults = found.faults(&name, "cdc");
+        let mending = Mending {
+            sql: name.sql(),
+            is_partitioned: found.is_partitioned(),
+            indexes: &indexes,
+            attributes: &attributes,
+            publication: ("p", None),
+        };
+        if let Ok(key) = choose_key(&name, found.replica_identity, &mending) {
             assert!(key.iter().all(|&place| place < attributes.len()));
         }
     }
@@ -338,12 +372,49 @@ mod tests {
             is_immediate: true,
             is_plain: true,
             columns: columns.to_vec(),
+            names: columns.iter().map(|number| format!("c{number}")).collect(),
         }
     }
 
-    fn choose(identity: ReplicaIdentity, indexes: &[Index]) -> Result<Vec<usize>, String> {
+    fn chosen(identity: ReplicaIdentity, indexes: &[Index]) -> Result<Vec<usize>, TableFault> {
         let name = TableName::parse("public.t").unwrap();
-        choose_key(&name, identity, indexes, &attributes()).map_err(|fault| fault.what)
+        let attributes = attributes();
+        let mending = Mending {
+            sql: "t".to_owned(),
+            is_partitioned: false,
+            indexes,
+            attributes: &attributes,
+            publication: ("p", Some("a > 1")),
+        };
+        choose_key(&name, identity, &mending)
+    }
+
+    fn choose(identity: ReplicaIdentity, indexes: &[Index]) -> Result<Vec<usize>, String> {
+        chosen(identity, indexes).map_err(|fault| fault.what)
+    }
+
+    fn fix(identity: ReplicaIdentity, indexes: &[Index]) -> String {
+        chosen(identity, indexes).unwrap_err().fix
+    }
+
+    #[test]
+    fn each_fault_of_a_key_comes_with_the_sql_that_is_right_for_it() {
+        use ReplicaIdentity::{Nothing, PrimaryKey};
+        assert_eq!(fix(Nothing, &[index("pk", &[1])]), "ALTER TABLE t REPLICA IDENTITY DEFAULT;");
+        let by_index = "ALTER TABLE t REPLICA IDENTITY USING INDEX \"u\";";
+        assert_eq!(fix(Nothing, &[index("u", &[1])]), by_index);
+        assert_eq!(fix(PrimaryKey, &[index("nulls", &[4]), index("u", &[1])]), by_index);
+        assert!(fix(PrimaryKey, &[]).starts_with("ALTER TABLE t ADD COLUMN rowtide_key bigint"));
+        let deferrable = Index { is_immediate: false, ..index("pk", &[1, 3]) };
+        assert_eq!(
+            fix(PrimaryKey, &[deferrable]),
+            "ALTER TABLE t DROP CONSTRAINT \"pk\", ADD CONSTRAINT \"pk\" PRIMARY KEY (\"c1\", \"c3\");"
+        );
+        assert_eq!(
+            fix(PrimaryKey, &[index("pk", &[2])]),
+            "ALTER PUBLICATION \"p\" DROP TABLE t;\n\
+             ALTER PUBLICATION \"p\" ADD TABLE t (\"a\", \"b\", \"n\", \"c2\") WHERE (a > 1);"
+        );
     }
 
     #[test]

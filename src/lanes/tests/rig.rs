@@ -226,6 +226,10 @@ impl Target for Model {
     ) -> BoxFuture<'a, Result<Revision, TargetError>> {
         unreachable!()
     }
+
+    fn delete_state<'a>(&'a self, _: &'a str, _: Revision) -> BoxFuture<'a, Result<(), TargetError>> {
+        unreachable!()
+    }
 }
 
 type Letter = (u64, String, Option<Bytes>);

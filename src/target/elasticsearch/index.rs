@@ -275,7 +275,7 @@ fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
 /// How values of a kind are searched. Every value stays in `_source` exactly as it was sent (a decimal
 /// with all its digits); where a database knows more values than the index (NaN, infinity, years
 /// beyond 9999), `ignore_malformed` keeps the document and leaves the field out of the search.
-fn mapping(kind: &Kind) -> Value {
+pub(super) fn mapping(kind: &Kind) -> Value {
     let number = |name: &str| json!({ "type": name, "ignore_malformed": true });
     match kind {
         Kind::Boolean => json!({ "type": "boolean" }),
@@ -299,7 +299,7 @@ fn mapping(kind: &Kind) -> Value {
     }
 }
 
-fn check_field(field: &str, column: &str) -> Result<(), TargetError> {
+pub(super) fn check_field(field: &str, column: &str) -> Result<(), TargetError> {
     let fault = match field {
         _ if field.trim().is_empty() => "is empty",
         _ if field.contains('.') => "holds a dot, which means an object in an index",

@@ -5,6 +5,7 @@
 //!    ├──── bulk      the body on the wire, and the guard that keeps deletes from making an index
 //!    ├──── response  the bulk answer, item by item
 //!    ├──── index     aliases, real indices, mappings, listing ids
+//!    ├──── proposal  what an index would make of a table, in words
 //!    └──── state     law 1's document, by compare-and-set
 //! ```
 //! Guarantees: a request is sent at most once; an answer counts only when it was read whole and has
@@ -16,6 +17,7 @@ mod client;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod index;
+mod proposal;
 mod response;
 mod state;
 
@@ -27,6 +29,7 @@ use serde::de::IgnoredAny;
 use sources::world::{BoxFuture, SharedWorld};
 
 pub use client::{Auth, Settings};
+pub use proposal::{mapping_words, takes_field};
 
 use super::{
     Bulk, IdPage, IndexSpec, IndexState, Outcome, Revision, StateDocument, Stored, Target, TargetError,
@@ -159,5 +162,9 @@ impl Target for Elasticsearch {
         seen: Option<Revision>,
     ) -> BoxFuture<'a, Result<Revision, TargetError>> {
         Box::pin(state::save(&self.client, id, document, seen))
+    }
+
+    fn delete_state<'a>(&'a self, id: &'a str, seen: Revision) -> BoxFuture<'a, Result<(), TargetError>> {
+        Box::pin(state::delete(&self.client, id, seen))
     }
 }

@@ -127,6 +127,23 @@ pub(super) async fn save(
     Ok(Revision { seq_no: saved._seq_no, primary_term: saved._primary_term })
 }
 
+pub(super) async fn delete(client: &Client, id: &str, seen: Revision) -> Result<(), TargetError> {
+    const CONTEXT: &str = "delete state document";
+    let Revision { seq_no, primary_term } = seen;
+    let condition = format!("if_seq_no={seq_no}&if_primary_term={primary_term}");
+    let path = format!("/{INDEX}/_doc/{}?{condition}", escape(id));
+    let answer = client.send(Call::new(CONTEXT, Method::DELETE, &path)).await?;
+    match answer.status {
+        200 => Ok(()),
+        // A condition on a document that is gone is a conflict as well.
+        409 => {
+            let reason = format!("somebody else has written the document {id} in {INDEX}");
+            Err(TargetError::Conflict { context: CONTEXT, reason })
+        }
+        _ => Err(failure(CONTEXT, &answer)),
+    }
+}
+
 async fn make_index(client: &Client) -> Result<(), TargetError> {
     const CONTEXT: &str = "create the index of state documents";
     let body = json!({

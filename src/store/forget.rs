@@ -1,0 +1,43 @@
+//! The end of a pipeline: what the store keeps of it.
+
+use super::StoreError;
+use super::sqlite::Sqlite;
+
+/// What was kept of a pipeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Whether there was a row with its checkpoint, if only a blank one.
+    pub checkpoint: bool,
+    /// How many dead letters there were.
+    pub dead_letters: u64,
+}
+
+impl Sqlite {
+    /// What is kept of a pipeline.
+    pub async fn kept(&self, pipeline: &str) -> Result<Kept, StoreError> {
+        let pipeline = pipeline.to_owned();
+        let look = move |connection: &mut rusqlite::Connection| {
+            let count = |table: &str, column: &str| {
+                let sql = format!("SELECT count(*) FROM {table} WHERE {column} = ?1");
+                connection.query_row(&sql, [&pipeline], |row| row.get::<_, u64>(0))
+            };
+            Ok(Kept {
+                checkpoint: count("pipelines", "name")? > 0,
+                dead_letters: count("dead_letters", "pipeline")?,
+            })
+        };
+        self.run("look at what is kept of the pipeline", look).await
+    }
+
+    /// Deletes the checkpoint and the dead letters of a pipeline, in one step; those of others stay.
+    pub async fn forget(&self, pipeline: &str) -> Result<(), StoreError> {
+        let pipeline = pipeline.to_owned();
+        let forget = move |connection: &mut rusqlite::Connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute("DELETE FROM pipelines WHERE name = ?1", [&pipeline])?;
+            transaction.execute("DELETE FROM dead_letters WHERE pipeline = ?1", [&pipeline])?;
+            transaction.commit()
+        };
+        self.run("forget the pipeline", forget).await
+    }
+}

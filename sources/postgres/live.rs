@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, clippy::print_stderr)]
 
 mod every_type;
+mod extremes;
 mod values;
 
 use std::time::Duration;

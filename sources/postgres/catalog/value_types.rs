@@ -28,6 +28,9 @@ const INT8RANGE: u32 = 3926;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ValueTypes(HashMap<u32, (Decoder, Kind)>);
 
+/// An attribute's name and type.
+type Attribute = (String, u32);
+
 /// What a type is made of.
 enum Form {
     Scalar,
@@ -38,7 +41,7 @@ enum Form {
     /// The type of its ranges.
     Multirange(u32),
     /// Its attributes' names and types in their order, and how many were dropped.
-    Composite(Vec<(String, u32)>, usize),
+    Composite(Vec<Attribute>, usize),
     Hstore,
     Geometry,
 }
@@ -216,7 +219,7 @@ impl TypeRow {
         types
     }
 
-    fn read(row: Vec<Option<String>>) -> Option<(u32, Self, Option<(String, u32)>)> {
+    fn read(row: Vec<Option<String>>) -> Option<(u32, Self, Option<Attribute>)> {
         let [oid, name, delimiter, form, part, attribute, attribute_type, dropped] =
             <[_; 8]>::try_from(row).ok()?;
         let number = |text: Option<String>| text.and_then(|text| text.parse().ok());

@@ -48,6 +48,9 @@ pub(super) fn append(text: &[u8], out: &mut Vec<u8>, space: Space) -> Result<(),
     }
 }
 
+/// Reads one element of a list.
+type One<'a, Of> = dyn FnMut(&mut Of, &mut Vec<u8>) -> Result<(), Fault> + 'a;
+
 /// What is still to be read.
 struct Ewkb<'a> {
     digits: &'a [u8],
@@ -126,12 +129,7 @@ impl Ewkb<'_> {
     }
 
     /// A count, and so many of what `one` reads. Nothing is set aside for a count: it may be a lie.
-    fn list(
-        &mut self,
-        head: Head,
-        out: &mut Vec<u8>,
-        one: &mut dyn FnMut(&mut Self, &mut Vec<u8>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    fn list(&mut self, head: Head, out: &mut Vec<u8>, one: &mut One<'_, Self>) -> Result<(), Fault> {
         let count = self.number(head.little)?;
         out.push(b'[');
         for number in 0..count {

@@ -92,6 +92,9 @@ pub(crate) enum DecodeError {
 /// that is little beside a document.
 const LARGE: usize = 64 << 10;
 
+/// The longest number that is written as one: Jackson's limit, which search clusters keep.
+const NUMBER_BYTES_MAX: usize = 1000;
+
 /// What a row may become.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -321,6 +324,11 @@ fn append_number(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
     }
     if !is_number(digits) {
         return Err(DecodeError::Number);
+    }
+    // Parsers of JSON refuse a longer number together with its whole document.
+    if text.len() > NUMBER_BYTES_MAX {
+        append_string(text, out);
+        return Ok(());
     }
     out.extend_from_slice(text);
     Ok(())

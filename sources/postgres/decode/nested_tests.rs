@@ -178,7 +178,7 @@ fn t11_a_geometry_is_geojson() {
         (polygon.clone(), format!(r#"{{"type":"Polygon","coordinates":[{ring_json}]}}"#)),
         (format!("010400000001000000{point}"), r#"{"type":"MultiPoint","coordinates":[[1,2]]}"#.to_owned()),
         (
-            format!("010500000001000000010200000000000000"),
+            "010500000001000000010200000000000000".to_owned(),
             r#"{"type":"MultiLineString","coordinates":[[]]}"#.to_owned(),
         ),
         (

@@ -1,7 +1,7 @@
 //! A schema as wide as PostgreSQL's own regression database: many tables of every make and odd names.
 
-use super::extremes::{EXTREMES, OWN};
-use super::types::{AGAIN, sources, spelled};
+use super::extremes::OWN;
+use super::types::{AGAIN, sources, spelled, types};
 use crate::harness::pair::PATIENCE;
 use crate::harness::rowtide::Rowtide;
 use crate::harness::servers::{Engine, Postgres, Search};
@@ -49,7 +49,7 @@ fn table(number: usize) -> Made {
     };
     let schema = if number % 7 == 3 { "Odd schema." } else { "public" };
     let sql_name = format!("{}.{}", quoted(schema), quoted(&name));
-    let types: Vec<_> = EXTREMES.iter().filter(|(_, values)| !values.is_empty()).collect();
+    let types: Vec<_> = types().collect();
     let mut columns = vec!["id".to_owned()];
     let mut list = vec!["id bigint NOT NULL".to_owned()];
     let mut values: Vec<Vec<String>> = (0..ROWS).map(|row| vec![row.to_string()]).collect();
@@ -101,7 +101,8 @@ fn table(number: usize) -> Made {
     for values in &values {
         ddl += &format!("INSERT INTO {sql_name} ({}) VALUES ({});", columns.join(", "), values.join(", "));
     }
-    if number % 6 == 1 {
+    // A server refuses changes of a whole image that has a generated column which is not published.
+    if number % 6 == 1 && number % 5 != 2 {
         ddl += &format!("ALTER TABLE {sql_name} REPLICA IDENTITY FULL;");
     }
     Made { sql_name, columns, ddl }

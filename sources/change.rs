@@ -29,6 +29,8 @@ pub enum Kind {
     Text,
     /// Text that is matched as a whole: identifiers, enums, addresses.
     Keyword,
+    /// The text of a key whose values would lose as JSON what tells them apart.
+    KeyText,
     /// Base64.
     Binary,
     /// `YYYY-MM-DD`.
@@ -37,8 +39,22 @@ pub enum Kind {
     Timestamp,
     /// JSON of any form.
     Json,
+    /// JSON objects of strings and nulls, with any names.
+    Map,
     /// JSON arrays of such values, of any depth.
     Array(Box<Kind>),
+    /// JSON objects with exactly these fields, each of its kind, in this order.
+    Object(Arc<[(Box<str>, Kind)]>),
+    /// Ranges of whole numbers: `{"gte":1,"lt":5}`, a side without a bound left out; never `gt` or `lte`.
+    /// One that no number is in is `[]`.
+    IntegerRange {
+        /// 32 or 64: of its bounds.
+        bits: u8,
+    },
+    /// Ranges of anything: objects of `gte` or `gt`, `lte` or `lt`, of this kind. The empty one is `[]`.
+    Range(Box<Kind>),
+    /// GeoJSON geometries in degrees; what is none is an object or a string that is no geometry.
+    Geometry,
 }
 
 /// One column of a table.

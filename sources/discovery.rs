@@ -5,6 +5,7 @@
 //! ```
 //! It only reads, and makes nothing. The keys that it gives make a source's section as they stand.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::Problem;
@@ -23,6 +24,8 @@ pub struct Wanted {
     pub password: Option<String>,
     /// Only these schemas; all of them when it is empty.
     pub schemas: Vec<String>,
+    /// The environment, for variables that the database's own clients know.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// Why nothing was seen.

@@ -3,6 +3,7 @@
 //! Left out are the system's schemas, temporary tables, what an extension brought, and partitions: the
 //! rows of a partition come under its root's name. Views are no tables.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -35,8 +36,16 @@ fn config(wanted: Wanted) -> Result<Config, Vec<crate::Problem>> {
     if let Some(password) = wanted.password {
         keys.insert("password".to_owned(), Value::String(password));
     }
-    // Nothing of a row is read, so that the largest one does not matter.
-    Config::new(Settings { name: "init".to_owned(), keys, tables: Vec::new(), document_bytes_max: 1 << 20 })
+    Config::new(Settings {
+        name: "init".to_owned(),
+        // There is no configuration yet whose folder paths could be relative to.
+        folder: PathBuf::new(),
+        environment: wanted.environment,
+        keys,
+        tables: Vec::new(),
+        // Nothing of a row is read, so that the largest one does not matter.
+        document_bytes_max: 1 << 20,
+    })
 }
 
 async fn look(config: &Config, schemas: &[String], world: &SharedWorld) -> Result<Discovered, SourceError> {

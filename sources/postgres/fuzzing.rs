@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::catalog::{self, TableInfo, ValueTypes};
 use super::config::{self, TableName};
-use super::decode::Decoder;
+use super::decode::{Attributes, Decoder};
 use super::lsn::Lsn;
 use super::pgoutput::{Message, Relation};
 use super::position::PgPosition;
@@ -215,7 +215,8 @@ fn tuple(data: &[u8], meter: &dyn Meter) {
 /// The decoders by the first byte of an input; `scripts/fuzz-corpus` knows these numbers.
 fn decoder(number: u8) -> Decoder {
     let array = |of| Decoder::array_of(of, b',');
-    match number % 13 {
+    let range = |of| Decoder::Range(Box::new(of));
+    match number % 20 {
         0 => Decoder::Text,
         1 => Decoder::Boolean,
         2 => Decoder::Number,
@@ -229,12 +230,28 @@ fn decoder(number: u8) -> Decoder {
         10 => array(Decoder::TimestampTz),
         11 => Decoder::array_of(Decoder::Text, b';'),
         // An array of a domain over an array.
-        _ => array(array(Decoder::Bytea)),
+        12 => array(array(Decoder::Bytea)),
+        13 => pair(),
+        14 => {
+            let attributes = [("p", pair()), ("x", array(pair())), ("r", range(Decoder::Text))];
+            Decoder::Composite(Arc::new(Attributes::new(attributes.into_iter(), 1)))
+        }
+        15 => range(Decoder::Number),
+        16 => range(Decoder::TimestampTz),
+        17 => Decoder::Multirange(Box::new(Decoder::Text)),
+        18 => Decoder::Hstore,
+        _ => Decoder::Geometry,
     }
 }
 
-/// What an array of empty texts grows by: `{a,a}` to `["a","a"]`; a control character to six.
-const DECODED: usize = 6 * 3;
+fn pair() -> Decoder {
+    let attributes = [("n", Decoder::Number), ("t", Decoder::Text)];
+    Decoder::Composite(Arc::new(Attributes::new(attributes.into_iter(), 0)))
+}
+
+/// What an array of empty texts grows by: `{a,a}` to `["a","a"]`; a control character to six. And copies of
+/// what stands in quotes, of which there are twice the text and 64 KiB at the most.
+const DECODED: usize = 6 * 3 + 2;
 
 fn decode(data: &[u8], meter: &dyn Meter) {
     let Some((&number, text)) = data.split_first() else { return };
@@ -345,7 +362,8 @@ fn catalog(data: &[u8], meter: &dyn Meter) {
     let field = |field: &str| (field != "\\N").then(|| field.to_owned());
     let rows: Vec<Vec<Option<String>>> =
         text.lines().map(|line| line.split('\t').map(field).collect()).collect();
-    measured(meter, 64 * data.len() + (16 << 10), || {
+    // A type that names itself is followed sixteen times.
+    measured(meter, 512 * data.len() + (16 << 10), || {
         slot::read_any(rows.clone());
         catalog::read_any(rows)
     });

@@ -159,25 +159,36 @@ fn append(
             Ok(()) => {}
             Err(DecodeError::TooLarge) => return Ok(false),
             Err(error) => {
-                let column = &table.table.columns[column].name;
-                let hint = match error {
-                    DecodeError::Utf8 => {
-                        "mend the value, or leave the column out of the publication: a database of encoding \
-                         SQL_ASCII takes any bytes, and JSON holds UTF-8 only"
-                    }
-                    _ => "leave the column out of the publication, and report this as a fault of Rowtide",
-                };
-                return Err(SourceError::Halt {
-                    state: "value-unreadable",
-                    what: format!("column {column} of {}: {error}", table.table.name),
-                    hint: hint.into(),
-                });
+                return Err(unreadable(table, column, error));
             }
         },
         Value::Unchanged => return Err(unexpected("a hole where a value must be")),
     }
     builder.end_value();
     Ok(true)
+}
+
+/// A value that its column's decoder cannot read.
+#[cold]
+fn unreadable(table: &TableInfo, column: usize, error: DecodeError) -> SourceError {
+    let column = &table.table.columns[column].name;
+    let what = format!("column {column} of {}: {error}", table.table.name);
+    let hint = match error {
+        // Opening again reads the types anew.
+        DecodeError::AttributeAdded => {
+            return SourceError::Wait { context: "read a value of PostgreSQL", reason: what };
+        }
+        DecodeError::AttributeDropped => {
+            "stop Rowtide only when it has caught up before a DROP ATTRIBUTE; now fill the index anew: no \
+             event in the log says which attribute a value of then belongs to"
+        }
+        DecodeError::Utf8 => {
+            "mend the value, or leave the column out of the publication: a database of encoding SQL_ASCII takes \
+             any bytes, and JSON holds UTF-8 only"
+        }
+        _ => "leave the column out of the publication, and report this as a fault of Rowtide",
+    };
+    SourceError::Halt { state: "value-unreadable", what, hint: hint.into() }
 }
 
 fn check_columns(table: &TableInfo, tuple: &Tuple<'_>) -> Result<(), SourceError> {

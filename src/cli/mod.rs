@@ -176,11 +176,14 @@ fn execute_remove(args: &RemoveArgs) -> Exit {
 }
 
 fn load(file: &Path, world: &SharedWorld) -> Result<Config, ConfigError> {
-    // What is no Unicode cannot be meant for a TOML file; it counts as not set.
+    config::load(file, &environment(), &sources::makes(), world)
+}
+
+/// What is no Unicode cannot be meant for a TOML file; it counts as not set.
+fn environment() -> Environment {
     let unicode = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let environment: Environment = unicode.collect();
-    config::load(file, &environment, &sources::makes(), world)
+    unicode.collect()
 }
 
 /// One line each, where a machine reads.

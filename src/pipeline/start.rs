@@ -246,6 +246,7 @@ enum Decision {
 /// An empty index of ours may hold the versions of documents that were deleted. Without the state document
 /// (`has_state`), which is made before any index, nothing says that the new versions lie above them: it is
 /// made anew.
+/// An index of an older format is the one we know only if none of its fields has another form since.
 fn decide(
     spec: &IndexSpec,
     found: Option<&IndexState>,
@@ -276,10 +277,14 @@ fn decide(
                 hint: FILL_ANEW.to_owned(),
             });
         }
+        if let Some(field) = spec.changed_since(found.format) {
+            return Err(older_form(spec, found, field));
+        }
         return Ok(Decision::Keep(found.uuid.clone()));
     }
     let made_here = found.pipeline.as_ref() == Some(&spec.pipeline)
-        && found.shape_hash.as_ref() == Some(&spec.shape_hash);
+        && found.shape_hash.as_ref() == Some(&spec.shape_hash)
+        && spec.changed_since(found.format).is_none();
     match (made_here && found.documents == 0, existing) {
         (true, _) if !has_state => Ok(Decision::Replace(found.name.clone())),
         (true, _) => Ok(Decision::Keep(found.uuid.clone())),
@@ -289,6 +294,18 @@ fn decide(
             what: format!("{} holds {} documents that this data directory knows nothing of (index {})", spec.alias, found.documents, found.name),
             hint: "set existing = \"replace\" on the target to delete it and fill a new one, or name another index".to_owned(),
         }),
+    }
+}
+
+fn older_form(spec: &IndexSpec, found: &IndexState, field: &str) -> Halt {
+    Halt {
+        state: "format-changed",
+        what: format!(
+            "the index {} has Rowtide's format {}, and its field {field} has another form since: documents of two \
+             forms do not belong into one index",
+            found.name, found.format
+        ),
+        hint: format!("leave {field:?} out of the columns of {}, or {FILL_ANEW}", spec.alias),
     }
 }
 
@@ -303,6 +320,7 @@ fn gone(alias: &str, ours: &str, found: Option<&str>) -> Halt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sources::change::Kind;
     use sources::position::Position;
 
     fn spec() -> IndexSpec {
@@ -321,6 +339,7 @@ mod tests {
             documents,
             pipeline: shape.map(|_| "shop".into()),
             shape_hash: shape.map(str::to_owned),
+            format: crate::target::DOCUMENT_FORMAT,
         }
     }
 
@@ -382,5 +401,26 @@ mod tests {
             decided(Some(index("a", 9, Some("s1"))), Some("a"), true, Existing::Refuse),
             Ok(Decision::Keep("a".into()))
         );
+    }
+
+    #[test]
+    fn an_index_of_the_older_format_is_kept_unless_a_field_has_another_form() {
+        let column = |kind| vec![("c".to_owned(), sources::change::Column { name: "c".into(), kind })];
+        let with = |kind| IndexSpec { fields: column(kind), ..spec() };
+        let found = |documents| IndexState { format: 1, ..index("a", documents, Some("s1")) };
+        let decided = |kind, documents, resumes| {
+            let ours = "a".to_owned();
+            decide(&with(kind), Some(&found(documents)), Some(&ours), &saved(resumes), true, Existing::Refuse)
+                .map_err(|halt| halt.state)
+        };
+        for same in [Kind::Text, Kind::Json, Kind::Array(Box::new(Kind::Decimal))] {
+            assert_eq!(decided(same, 9, true), Ok(Decision::Keep("a".into())));
+        }
+        let range = || Kind::Range(Box::new(Kind::Date));
+        for changed in [range(), Kind::Array(Box::new(range())), Kind::Object(Arc::new([])), Kind::Map] {
+            assert_eq!(decided(changed.clone(), 9, true), Err("format-changed"));
+            // Its mapping is another one too.
+            assert_eq!(decided(changed, 0, false), Err("index-exists"));
+        }
     }
 }

@@ -256,6 +256,7 @@ impl Inner {
             documents: 0,
             pipeline: Some(spec.pipeline.clone()),
             shape_hash: Some(spec.shape_hash.clone()),
+            format: super::DOCUMENT_FORMAT,
         };
         self.aliases.insert(spec.alias.clone(), name.clone());
         self.indices.insert(name, Index { state: state.clone(), entries: BTreeMap::new() });

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sources::change::Column;
+use sources::change::{Column, Kind};
 use sources::world::BoxFuture;
 
 pub mod elasticsearch;
@@ -92,6 +92,10 @@ pub enum TargetError {
     },
 }
 
+/// The format of an index's `_meta.rowtide`, and of how documents and their ids are made. 2: composites and
+/// ranges are objects, not PostgreSQL's text; keys that are arrays are that text.
+pub const DOCUMENT_FORMAT: u64 = 2;
+
 /// An index as the shape wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexSpec {
@@ -103,6 +107,28 @@ pub struct IndexSpec {
     pub fields: Vec<(String, Column)>,
     /// Changes when the shape does; kept in `_meta`.
     pub shape_hash: String,
+}
+
+impl IndexSpec {
+    /// A field whose documents of `format` have another form, by name.
+    pub fn changed_since(&self, format: u64) -> Option<&str> {
+        let changed = |(_, column): &&(String, Column)| format < 2 && is_new_in_2(&column.kind);
+        self.fields.iter().find(changed).map(|(field, _)| field.as_str())
+    }
+}
+
+/// Whether values of a kind were texts in format 1, or arrays in a key.
+fn is_new_in_2(kind: &Kind) -> bool {
+    match kind {
+        Kind::Object(_)
+        | Kind::IntegerRange { .. }
+        | Kind::Range(_)
+        | Kind::Map
+        | Kind::Geometry
+        | Kind::KeyText => true,
+        Kind::Array(inner) => is_new_in_2(inner),
+        _ => false,
+    }
 }
 
 /// What a target holds under an alias.
@@ -118,6 +144,8 @@ pub struct IndexState {
     pub pipeline: Option<String>,
     /// `_meta.rowtide.shape`.
     pub shape_hash: Option<String>,
+    /// `_meta.rowtide.format`; [`DOCUMENT_FORMAT`] when Rowtide did not make it.
+    pub format: u64,
 }
 
 /// Law 1's state document, one for each pipeline, changed only by compare-and-set.

@@ -1,15 +1,19 @@
 //! What hurts those who follow PostgreSQL: the real program between a real PostgreSQL 18 and a real
 //! Elasticsearch 8.
 
+#[path = "../../sources/postgres/live/extremes.rs"]
+mod extremes;
 mod giant;
 mod held;
 mod history;
 mod index;
 mod letters;
 mod reads;
+mod schema;
 mod slot;
 mod slot_versions;
 mod stream;
+mod types;
 
 /// A table with a few rows.
 const SMALL: &str = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL);

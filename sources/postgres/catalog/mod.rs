@@ -17,7 +17,7 @@ use super::config::TableName;
 use super::decode::Decoder;
 use super::pgoutput::Relation;
 use super::wire::{Connection, WireError};
-use crate::change::{Column, Table};
+use crate::change::{Column, Kind, Table};
 
 pub(crate) use rules::TableFault;
 #[allow(unused_imports)] // for the reader of the log
@@ -102,12 +102,10 @@ impl TableInfo {
         let place = |name: &str| columns.iter().position(|column| &*column.name == name);
         let old_key = self.table.key.iter().map(|&column| &*self.table.columns[usize::from(column)].name);
         let key: Option<Box<[u16]>> = old_key.map(|name| place(name).map(|place| place as u16)).collect();
-        let table = Table {
-            number: self.table.number,
-            name: self.table.name.clone(),
-            columns: columns.into(),
-            key: key?,
-        };
+        let key = key?;
+        key_as_text(&key, &mut columns, &mut decoders);
+        let table =
+            Table { number: self.table.number, name: self.table.name.clone(), columns: columns.into(), key };
         // The same revision stays one allocation: targets compare by pointer first.
         let table = if table == *self.table { self.table.clone() } else { Arc::new(table) };
         Some(Self { table, oid: relation.oid, decoders, ..self.clone() })
@@ -162,12 +160,10 @@ impl TableInfo {
             columns.push(Column { name: attribute.name.as_str().into(), kind });
             decoders.push(decoder);
         }
-        let table = Table {
-            number,
-            name: name.spelled.as_str().into(),
-            columns: columns.into(),
-            key: key.iter().map(|&place| place as u16).collect(),
-        };
+        let places: Box<[u16]> = key.iter().map(|&place| place as u16).collect();
+        key_as_text(&places, &mut columns, &mut decoders);
+        let table =
+            Table { number, name: name.spelled.as_str().into(), columns: columns.into(), key: places };
         Ok(Ok(Self {
             table: Arc::new(table),
             oid: found.oid,
@@ -179,6 +175,17 @@ impl TableInfo {
             rows_estimated: found.rows,
             row_bytes_estimated: found.bytes.checked_div(found.rows).unwrap_or(0),
         }))
+    }
+}
+
+/// Two keys must never become one: what loses something as JSON keeps PostgreSQL's text in a key.
+fn key_as_text(key: &[u16], columns: &mut [Column], decoders: &mut [Decoder]) {
+    for &place in key {
+        let place = usize::from(place);
+        if !decoders[place].tells_all_apart() {
+            decoders[place] = Decoder::Text;
+            columns[place].kind = Kind::KeyText;
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //!                      └ not quoted: null
 //! ```
 
-use super::{DecodeError, Decoder, Room};
+use super::{DecodeError, Decoder, Space};
 
 /// Appends the array `text`, each element through `element`; ends when `out` outgrows its room.
 pub(super) fn append(
@@ -14,7 +14,7 @@ pub(super) fn append(
     delimiter: u8,
     text: &[u8],
     out: &mut Vec<u8>,
-    room: Room,
+    space: Space,
 ) -> Result<(), DecodeError> {
     let mut rest = without_bounds(text)?;
     let mut depth = 0_usize;
@@ -22,9 +22,7 @@ pub(super) fn append(
     let mut after_value = false;
     let mut unescaped = Vec::new();
     while let Some((&byte, tail)) = rest.split_first() {
-        if out.len() > room.most {
-            return Err(DecodeError::TooLarge);
-        }
+        space.check(out)?;
         let here = rest;
         rest = tail;
         match byte {
@@ -49,7 +47,7 @@ pub(super) fn append(
             }
             _ if after_value || depth == 0 => return Err(DecodeError::Array),
             b'"' => {
-                rest = append_quoted(element, rest, &mut unescaped, out, room)?;
+                rest = append_quoted(element, rest, &mut unescaped, out, space)?;
                 after_value = true;
             }
             _ => {
@@ -59,7 +57,7 @@ pub(super) fn append(
                 match value {
                     b"NULL" => out.extend_from_slice(b"null"),
                     b"" => return Err(DecodeError::Array),
-                    value => element.append_checked(value, out, room)?,
+                    value => element.append_checked(value, out, space)?,
                 }
                 after_value = true;
             }
@@ -85,12 +83,12 @@ fn append_quoted<'a>(
     text: &'a [u8],
     unescaped: &mut Vec<u8>,
     out: &mut Vec<u8>,
-    room: Room,
+    space: Space,
 ) -> Result<&'a [u8], DecodeError> {
     let special = |&byte: &u8| byte == b'"' || byte == b'\\';
     let mut at = text.iter().position(special).ok_or(DecodeError::Array)?;
     if text[at] == b'"' {
-        element.append_checked(&text[..at], out, room)?;
+        element.append_checked(&text[..at], out, space)?;
         return Ok(&text[at + 1..]);
     }
     unescaped.clear();
@@ -99,7 +97,7 @@ fn append_quoted<'a>(
         unescaped.extend_from_slice(&rest[..at]);
         match &rest[at..] {
             [b'"', tail @ ..] => {
-                element.append_checked(unescaped, out, room)?;
+                element.append_checked(unescaped, out, space.without(unescaped.len())?)?;
                 return Ok(tail);
             }
             [_, escaped, tail @ ..] => {

@@ -12,6 +12,11 @@
 //! | timestamptz | `"2026-01-02T03:04:05.123456Z"` |
 //! | json, jsonb | itself, on one line |
 //! | arrays | arrays, nested ones too; custom lower bounds are dropped |
+//! | composites | objects by the names of their attributes |
+//! | ranges | objects of `gte` or `gt`, `lte` or `lt`; the empty one is `[]` |
+//! | multiranges | arrays of them |
+//! | hstore | an object of strings and nulls |
+//! | geometry, geography | GeoJSON |
 //! | anything else | a string of the text form |
 //!
 //! - A date or time that ISO 8601 with four digits cannot say (`infinity`, BC, a year over 9999) is
@@ -21,11 +26,21 @@
 //!   checked in a database of encoding SQL_ASCII, so it is checked here.
 
 mod array;
+mod composite;
+mod geometry;
+mod hstore;
+#[cfg(test)]
+mod nested_tests;
+mod quoted;
+mod range;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub(crate) use composite::Attributes;
 pub(crate) use text::append_string;
+
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -44,6 +59,21 @@ pub(crate) enum DecodeError {
     /// Braces, quotes or commas are not where an array has them.
     #[error("an array's text form is malformed")]
     Array,
+    /// Parentheses, quotes or commas are not where a composite has them.
+    #[error("a composite's text form is malformed")]
+    Composite,
+    /// More parts than there are attributes, and none were ever dropped.
+    #[error("a composite has more attributes than its type had when it was read: one was added since")]
+    AttributeAdded,
+    /// More parts than there are attributes, and some were dropped.
+    #[error("a composite was written before an attribute was dropped from its type")]
+    AttributeDropped,
+    /// Brackets, quotes or commas are not where a range has them.
+    #[error("a range's text form is malformed")]
+    Range,
+    /// Quotes, arrows or commas are not where hstore has them.
+    #[error("an hstore's text form is malformed")]
+    Hstore,
     /// Begins like a number and is none.
     #[error("a number is not in decimal form")]
     Number,
@@ -62,6 +92,9 @@ pub(crate) enum DecodeError {
 /// that is little beside a document.
 const LARGE: usize = 64 << 10;
 
+/// The longest number that is written as one: Jackson's limit, which search clusters keep.
+const NUMBER_BYTES_MAX: usize = 1000;
+
 /// What a row may become.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -69,6 +102,31 @@ pub(crate) struct Room {
     pub(crate) most: usize,
     /// Bytes of the texts that follow, so that their room is made at once.
     pub(crate) rest: usize,
+}
+
+/// Room, and what copies of quoted parts may still take: parts inside of quoted parts are copied once
+/// for each level of quotes.
+#[derive(Clone, Copy)]
+struct Space {
+    room: Room,
+    copies: usize,
+}
+
+impl Space {
+    /// The levels of quotes that people have are far below; a value that is hostile ends there.
+    fn of(text: &[u8], room: Room) -> Self {
+        Self { room, copies: text.len().saturating_mul(2).saturating_add(LARGE) }
+    }
+
+    /// What is left beside a copy of so many bytes.
+    fn without(self, bytes: usize) -> Result<Self, DecodeError> {
+        let copies = self.copies.checked_sub(bytes).ok_or(DecodeError::TooLarge)?;
+        Ok(Self { copies, ..self })
+    }
+
+    fn check(self, out: &[u8]) -> Result<(), DecodeError> {
+        if out.len() > self.room.most { Err(DecodeError::TooLarge) } else { Ok(()) }
+    }
 }
 
 /// How the values of a column become JSON; chosen once for a column.
@@ -95,6 +153,16 @@ pub(crate) enum Decoder {
         /// Between them: a comma, but for box a semicolon.
         delimiter: u8,
     },
+    /// A composite.
+    Composite(Arc<Attributes>),
+    /// A range with bounds of this type.
+    Range(Box<Decoder>),
+    /// A multirange with bounds of this type.
+    Multirange(Box<Decoder>),
+    /// hstore
+    Hstore,
+    /// PostGIS's geometry and geography
+    Geometry,
 }
 
 /// Oids of built-in types, from PostgreSQL's pg_type.dat; they never change.
@@ -139,6 +207,17 @@ impl Decoder {
         Self::Array { element: Box::new(element), delimiter }
     }
 
+    /// Whether two different values never have one JSON form, as those of a key must not. An array loses
+    /// its bounds, and a geometry its M and whether its SRID is 0 or 4326.
+    pub(crate) fn tells_all_apart(&self) -> bool {
+        match self {
+            Self::Array { .. } | Self::Geometry => false,
+            Self::Composite(attributes) => attributes.decoders().all(Self::tells_all_apart),
+            Self::Range(bound) | Self::Multirange(bound) => bound.tells_all_apart(),
+            _ => true,
+        }
+    }
+
     /// Appends the JSON of a value that is not null. A large one is refused before `out` outgrows its
     /// room, and grows it to no more than it needs (law 5): a control character takes six bytes in
     /// JSON, so what fits on the wire need not fit here.
@@ -153,14 +232,14 @@ impl Decoder {
         if !matches!(self, Self::Bytea) && std::str::from_utf8(text).is_err() {
             return Err(DecodeError::Utf8);
         }
-        self.append_checked(text, out, room)
+        self.append_checked(text, out, Space::of(text, room))
     }
 
     /// The same of what is UTF-8, or of a part of it, which an array's element is.
     #[inline]
-    fn append_checked(&self, text: &[u8], out: &mut Vec<u8>, room: Room) -> Result<(), DecodeError> {
+    fn append_checked(&self, text: &[u8], out: &mut Vec<u8>, space: Space) -> Result<(), DecodeError> {
         if text.len() > LARGE {
-            self.make_room(text, out, room)?;
+            self.make_room(text, out, space.room)?;
         }
         match self {
             Self::Text => append_string(text, out),
@@ -175,8 +254,13 @@ impl Decoder {
             Self::Json => return append_json(text, out),
             Self::Bytea => return append_bytea(text, out),
             Self::Array { element, delimiter } => {
-                return array::append(element, *delimiter, text, out, room);
+                return array::append(element, *delimiter, text, out, space);
             }
+            Self::Composite(attributes) => return composite::append(attributes, text, out, space),
+            Self::Range(bound) => return range::append(bound, text, out, space),
+            Self::Multirange(bound) => return range::append_many(bound, text, out, space),
+            Self::Hstore => return hstore::append(text, out, space),
+            Self::Geometry => return geometry::append(text, out, space),
         }
         Ok(())
     }
@@ -189,7 +273,10 @@ impl Decoder {
             Self::Bytea => (text.len() / 2).div_ceil(3) * 4 + 2,
             Self::Json => text.len(),
             // How large it is shows element by element; most elements are quoted in JSON.
-            Self::Array { .. } => (text.len() * 2).min(left),
+            Self::Array { .. } | Self::Composite(_) | Self::Range(_) | Self::Multirange(_) => {
+                (text.len() * 2).min(left)
+            }
+            Self::Hstore | Self::Geometry => (text.len() * 2).min(left),
             _ => text::string_bytes(text),
         };
         if bytes > left {
@@ -237,6 +324,11 @@ fn append_number(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
     }
     if !is_number(digits) {
         return Err(DecodeError::Number);
+    }
+    // Parsers of JSON refuse a longer number together with its whole document.
+    if text.len() > NUMBER_BYTES_MAX {
+        append_string(text, out);
+        return Ok(());
     }
     out.extend_from_slice(text);
     Ok(())

@@ -25,6 +25,9 @@ fn numbers_keep_every_digit_and_what_is_none_is_a_string() {
         assert_eq!(scalar(oid::FLOAT4, text), format!("\"{text}\""));
     }
     assert_eq!(scalar(oid::OID, "4294967295"), "4294967295");
+    let long = |digits: usize| "9".repeat(digits);
+    assert_eq!(scalar(oid::NUMERIC, &long(1000)), long(1000));
+    assert_eq!(scalar(oid::NUMERIC, &long(1001)), format!("\"{}\"", long(1001)));
 }
 
 #[test]

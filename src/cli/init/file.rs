@@ -156,11 +156,17 @@ fn kind_words(kind: &Kind) -> String {
         Kind::Decimal => "decimal".to_owned(),
         Kind::Text => "text".to_owned(),
         Kind::Keyword => "keyword".to_owned(),
+        Kind::KeyText => "the text of a key".to_owned(),
         Kind::Binary => "binary".to_owned(),
         Kind::Date => "date".to_owned(),
         Kind::Timestamp => "timestamp".to_owned(),
         Kind::Json => "JSON".to_owned(),
+        Kind::Map => "map of texts".to_owned(),
         Kind::Array(inner) => format!("array of {}", kind_words(inner)),
+        Kind::Object(fields) => format!("object of {} fields", fields.len()),
+        Kind::IntegerRange { bits } => format!("range of integers of {bits} bits"),
+        Kind::Range(bound) => format!("range of {}", kind_words(bound)),
+        Kind::Geometry => "geometry".to_owned(),
     }
 }
 

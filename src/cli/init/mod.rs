@@ -70,7 +70,8 @@ async fn try_init(args: &InitArgs, world: SharedWorld) -> Result<Exit, (Exit, St
             Err(_) => (None, Password::None(kind.password_variable)),
         },
     };
-    let wanted = Wanted { url: args.url.clone(), password, schemas: args.schemas.clone() };
+    let environment = super::environment();
+    let wanted = Wanted { url: args.url.clone(), password, schemas: args.schemas.clone(), environment };
     let found = (kind.discover)(wanted, world).await.map_err(|error| failed(error, kind))?;
     if found.tables.is_empty() {
         let where_ = match args.schemas.as_slice() {

@@ -10,13 +10,11 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use sources::change::Kind;
 
 use super::client::{Answer, Call, Client, error_of, escape, failure, parse};
-use crate::target::{IdPage, IndexSpec, IndexState, TargetError};
+use super::mapping::{fields_of, mapping};
+use crate::target::{DOCUMENT_FORMAT, IdPage, IndexSpec, IndexState, TargetError};
 
-/// The format of `_meta.rowtide`, and of how documents and their ids are made.
-const FORMAT: u64 = 1;
 /// How long the cluster keeps a listing between two pages: a page is deleted through the lanes, which
 /// may wait for a slow target.
 const SCROLL: &str = "5m";
@@ -76,9 +74,9 @@ const LOOK: &str = "look at index";
 
 pub(super) async fn index(client: &Client, alias: &str) -> Result<Option<IndexState>, TargetError> {
     let Some((name, real)) = look(client, alias).await? else { return Ok(None) };
-    let (pipeline, shape_hash) = owner(LOOK, &name, real.mappings)?;
+    let Owner { pipeline, shape_hash, format } = owner(LOOK, &name, real.mappings)?;
     let documents = count(client, &name).await?;
-    Ok(Some(IndexState { name, uuid: real.settings.index.uuid, documents, pipeline, shape_hash }))
+    Ok(Some(IndexState { name, uuid: real.settings.index.uuid, documents, pipeline, shape_hash, format }))
 }
 
 pub(super) async fn uuid(client: &Client, alias: &str) -> Result<Option<String>, TargetError> {
@@ -117,28 +115,32 @@ fn no_index(answer: &Answer) -> bool {
     error_of(&answer.body).is_some_and(|error| error.kind == "index_not_found_exception")
 }
 
-/// Pipeline and shape that `_meta` names. A newer format is refused: its rules are not known here.
-fn owner(
-    context: &'static str,
-    name: &str,
-    mappings: Option<Mappings>,
-) -> Result<(Option<String>, Option<String>), TargetError> {
+/// What `_meta` says of an index.
+#[derive(Debug, PartialEq, Eq)]
+struct Owner {
+    pipeline: Option<String>,
+    shape_hash: Option<String>,
+    format: u64,
+}
+
+/// Pipeline, shape and format that `_meta` names. A newer format is refused: its rules are not known here.
+fn owner(context: &'static str, name: &str, mappings: Option<Mappings>) -> Result<Owner, TargetError> {
     let Some(rowtide) = mappings.and_then(|mappings| mappings.meta?.rowtide) else {
-        return Ok((None, None));
+        return Ok(Owner { pipeline: None, shape_hash: None, format: DOCUMENT_FORMAT });
     };
-    let format = rowtide["format"].as_u64();
-    if format != Some(FORMAT) {
-        let found = format.map_or_else(|| "unreadable".to_owned(), |format| format.to_string());
+    let found = rowtide["format"].as_u64();
+    let Some(format) = found.filter(|format| (1..=DOCUMENT_FORMAT).contains(format)) else {
+        let found = found.map_or_else(|| "unreadable".to_owned(), |format| format.to_string());
         return Err(TargetError::Halt {
             context,
             reason: format!(
-                "the index {name} has Rowtide's format {found}; this Rowtide knows format {FORMAT}"
+                "the index {name} has Rowtide's format {found}; this Rowtide knows format {DOCUMENT_FORMAT}"
             ),
             hint: "run the version of Rowtide that made it, or a newer one".to_owned(),
         });
-    }
+    };
     let text = |field: &str| rowtide[field].as_str().map(str::to_owned);
-    Ok((text("pipeline"), text("shape")))
+    Ok(Owner { pipeline: text("pipeline"), shape_hash: text("shape"), format })
 }
 
 /// Documents in an index, those that no refresh has shown yet too. It refreshes only where that can
@@ -257,8 +259,9 @@ fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
         "translog.durability": "request",
     });
     // The default is 1000; a text counts twice, because of its keyword.
-    if spec.fields.len() > 450 {
-        settings["mapping.total_fields.limit"] = json!(spec.fields.len() * 2 + 100);
+    let fields: usize = spec.fields.iter().map(|(_, column)| fields_of(&column.kind)).sum();
+    if spec.fields.len() > 450 || fields > 900 {
+        settings["mapping.total_fields.limit"] = json!(fields.max(spec.fields.len() * 2) + 100);
     }
     Ok(json!({
         "settings": { "index": settings },
@@ -266,37 +269,10 @@ fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
         "mappings": {
             // A column that is added later stays in _source: a guessed type could be wrong for ever.
             "dynamic": false,
-            "_meta": { "rowtide": { "format": FORMAT, "pipeline": spec.pipeline, "shape": spec.shape_hash } },
+            "_meta": { "rowtide": { "format": DOCUMENT_FORMAT, "pipeline": spec.pipeline, "shape": spec.shape_hash } },
             "properties": properties,
         },
     }))
-}
-
-/// How values of a kind are searched. Every value stays in `_source` exactly as it was sent (a decimal
-/// with all its digits); where a database knows more values than the index (NaN, infinity, years
-/// beyond 9999), `ignore_malformed` keeps the document and leaves the field out of the search.
-pub(super) fn mapping(kind: &Kind) -> Value {
-    let number = |name: &str| json!({ "type": name, "ignore_malformed": true });
-    match kind {
-        Kind::Boolean => json!({ "type": "boolean" }),
-        Kind::Integer { bits: 16 } => json!({ "type": "short" }),
-        Kind::Integer { bits: 32 } => json!({ "type": "integer" }),
-        Kind::Integer { .. } => json!({ "type": "long" }),
-        Kind::Float { bits: 32 } => number("float"),
-        Kind::Float { .. } | Kind::Decimal => number("double"),
-        // 256 characters: what one sorts or groups by; a longer text is found by its words.
-        Kind::Text => {
-            json!({ "type": "text", "fields": { "keyword": { "type": "keyword", "ignore_above": 256 } } })
-        }
-        // Lucene's terms hold 32,766 bytes and a character takes up to 4.
-        Kind::Keyword => json!({ "type": "keyword", "ignore_above": 8191 }),
-        Kind::Binary => json!({ "type": "binary" }),
-        Kind::Date | Kind::Timestamp => {
-            json!({ "type": "date", "format": "strict_date_optional_time", "ignore_malformed": true })
-        }
-        Kind::Json => json!({ "type": "object", "enabled": false }),
-        Kind::Array(inner) => mapping(inner),
-    }
 }
 
 pub(super) fn check_field(field: &str, column: &str) -> Result<(), TargetError> {
@@ -414,7 +390,7 @@ pub(super) async fn ids(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use sources::change::Column;
+    use sources::change::{Column, Kind};
 
     fn spec(fields: &[(&str, Kind)]) -> IndexSpec {
         let column = |name: &str, kind: &Kind| Column { name: name.into(), kind: kind.clone() };
@@ -443,7 +419,7 @@ mod tests {
             body(&spec(&[("tags", Kind::Array(Box::new(Kind::Array(Box::new(Kind::Keyword)))))])).unwrap();
         assert_eq!(body["settings"]["index"]["gc_deletes"], "1h");
         assert_eq!(body["settings"]["index"]["translog.durability"], "request");
-        assert_eq!(body["mappings"]["_meta"]["rowtide"], json!({"format":1,"pipeline":"shop","shape":"abc"}));
+        assert_eq!(body["mappings"]["_meta"]["rowtide"], json!({"format":2,"pipeline":"shop","shape":"abc"}));
         assert_eq!(body["mappings"]["properties"]["tags"]["type"], "keyword");
         assert_eq!(body["aliases"]["products"]["is_write_index"], true);
     }
@@ -464,11 +440,17 @@ mod tests {
             let rowtide = Some(json!({ "format": format, "pipeline": "p", "shape": "s" }));
             Some(Mappings { meta: Some(Meta { rowtide }) })
         };
-        let known = owner("x", "i", mappings(json!(1))).unwrap();
-        assert_eq!(known, (Some("p".to_owned()), Some("s".to_owned())));
-        let error = owner("x", "i", mappings(json!(2))).unwrap_err().to_string();
-        assert!(error.contains("format 2") && error.contains("index i"), "{error}");
-        assert_eq!(owner("x", "i", None).unwrap(), (None, None));
+        // As Rowtide wrote it before composites and ranges were objects: a fixture, for ever.
+        let format_1: Value =
+            serde_json::from_str(r#"{"_meta":{"rowtide":{"format":1,"pipeline":"p","shape":"s"}}}"#).unwrap();
+        let known = owner("x", "i", serde_json::from_value(format_1).unwrap()).unwrap();
+        let own = |format| Owner { pipeline: Some("p".into()), shape_hash: Some("s".into()), format };
+        assert_eq!(known, own(1));
+        assert_eq!(owner("x", "i", mappings(json!(2))).unwrap(), own(2));
+        let error = owner("x", "i", mappings(json!(3))).unwrap_err().to_string();
+        assert!(error.contains("format 3") && error.contains("index i"), "{error}");
+        let nobody = Owner { pipeline: None, shape_hash: None, format: DOCUMENT_FORMAT };
+        assert_eq!(owner("x", "i", None).unwrap(), nobody);
     }
 
     #[test]
@@ -479,6 +461,7 @@ mod tests {
             documents,
             pipeline: Some(pipeline.to_owned()),
             shape_hash: Some("abc".to_owned()),
+            format: DOCUMENT_FORMAT,
         };
         let spec = spec(&[]);
         assert!(taken(&spec, there("products-rowtide-1", 0, "shop")).is_ok());

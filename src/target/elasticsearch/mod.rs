@@ -4,7 +4,8 @@
 //!   mod ── client    one connection pool, nodes in turn, what a whole answer's status means
 //!    ├──── bulk      the body on the wire, and the guard that keeps deletes from making an index
 //!    ├──── response  the bulk answer, item by item
-//!    ├──── index     aliases, real indices, mappings, listing ids
+//!    ├──── index     aliases, real indices, listing ids
+//!    ├──── mapping   what a field is, by its column's kind
 //!    ├──── proposal  what an index would make of a table, in words
 //!    └──── state     law 1's document, by compare-and-set
 //! ```
@@ -17,6 +18,7 @@ mod client;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod index;
+mod mapping;
 mod proposal;
 mod response;
 mod state;

@@ -2,7 +2,8 @@
 
 use sources::change::Kind;
 
-use super::index::{check_field, mapping};
+use super::index::check_field;
+use super::mapping::mapping;
 
 /// How a kind is mapped, in short: as in `text, keyword` or `date`.
 pub fn mapping_words(kind: &Kind) -> String {

@@ -162,7 +162,7 @@ impl Writers {
             let (stop, written) = (stop.clone(), written.clone());
             tasks.push(tokio::spawn(async move {
                 for step in 0_u64.. {
-                    let row = 1 + (step * 7919 + number * 31) % 20_000;
+                    let row = 1 + (step * 7919 + number * 31) % 490;
                     let fresh = salt * 1_000_000 + number * 100_000 + step;
                     let sql = format!(
                         "BEGIN; INSERT INTO t VALUES ({fresh}, {step}, 'new'); \

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use super::catalog::{self, TableInfo, ValueTypes};
 use super::config::{self, TableName};
+use super::credentials::Password;
+use super::credentials::pgpass::{self, Wanted};
 use super::decode::{Attributes, Decoder};
 use super::lsn::Lsn;
 use super::pgoutput::{Message, Relation};
@@ -39,6 +41,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "lsn", run: lsn },
     Target { name: "position", run: position },
     Target { name: "url", run: url },
+    Target { name: "end_point", run: end_point },
+    Target { name: "pgpass", run: pgpass },
 ];
 
 /// A message that is no row may have 1 MiB, and while the buffer grows to it the old one is there too.
@@ -398,6 +402,22 @@ fn position(data: &[u8], meter: &dyn Meter) {
 }
 
 /// A source's address. Of what can be the end of a password, with a `?` in it, nothing is told.
+/// A server's certificate, as far as its hash needs it read.
+fn end_point(data: &[u8], meter: &dyn Meter) {
+    let hash = measured(meter, 256, || super::wire::end_point_of(data));
+    assert!(hash.is_none_or(|hash| matches!(hash.len(), 32 | 48 | 64)));
+}
+
+/// A password file; what is found was in it.
+fn pgpass(data: &[u8], meter: &dyn Meter) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let wanted = Wanted { host: "db".into(), port: 5432, database: "shop".into(), user: "cdc".into() };
+    let found = measured(meter, 8 * data.len() + 1024, || pgpass::find(text, &wanted));
+    if let Some(Password(found)) = found {
+        assert!(!found.is_empty() && found.chars().all(|letter| text.contains(letter)));
+    }
+}
+
 fn url(data: &[u8], meter: &dyn Meter) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let read = measured(meter, 16 * data.len() + 1024, || config::read_url(text));

@@ -336,7 +336,7 @@ pub(super) async fn connect(
     let patience = error.is_refused_login().then(|| to.login.patience(world.now())).flatten();
     let Some((left, place)) = patience else { return Err(error.into_source(context)) };
     let seconds = left.as_secs();
-    let reason = format!("{error}; the password in {place} is read again for another {seconds} s");
+    let reason = format!("{error}; {place} is read again for another {seconds} s, for a new password");
     Err(SourceError::Wait { context, reason })
 }
 

@@ -5,8 +5,9 @@ use serde_json::json;
 use super::certificates::write;
 use super::*;
 use crate::harness::pair::PATIENCE;
+use crate::harness::rowtide::Line;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_password_is_read_again_and_a_late_one_is_waited_for() {
     let server = Server::shared().await;
     server.show(&server.authority.issue(&["localhost"], 2999)).await;
@@ -34,6 +35,8 @@ async fn a_rotated_password_is_read_again_and_a_late_one_is_waited_for() {
     pair.cut_the_log().await;
     pair.sql("UPDATE t SET v = 'two'").await;
     pair.wait_for_value("t", "1", "v", json!("two")).await;
+    let waited = |log: Vec<Line>| log.iter().any(|line| line.text.contains("is read again for another"));
+    assert!(!waited(pair.rowtide.log()), "the new password was there");
 
     // In the file later: it waits, says so, and goes on by itself.
     change(&pair, "s3cret-3").await;

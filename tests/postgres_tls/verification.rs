@@ -10,7 +10,7 @@ async fn shown(server: &Server, pair: &Pair, paper: &Paper, lines: &str, code: i
     assert_check(pair, code, says).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_is_wrong_is_refused_with_the_reason() {
     let server = Server::shared().await;
     let mut pair = server.pair().await;
@@ -38,7 +38,7 @@ async fn a_certificate_that_is_wrong_is_refused_with_the_reason() {
     assert!(line.text.contains("has expired"), "{}", line.text);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_self_signed_certificate_is_believed_when_it_is_the_one_of_the_file() {
     let server = Server::shared().await;
     let pair = server.pair().await;
@@ -57,19 +57,22 @@ async fn a_self_signed_certificate_is_believed_when_it_is_the_one_of_the_file() 
     shown(server, &pair, &old, &lines, 4, "has expired").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_machines_certificates_are_believed_where_no_file_is_named() {
     let server = Server::shared().await;
     let mut pair = server.pair().await;
     let good = server.authority.issue(&["127.0.0.1"], 2999);
     let lines = "sslrootcert = \"system\"";
     let says = "was issued by nobody in the machine's certificates";
+    let other = Authority::new("another authority");
+    let machine = write(&pair.rowtide.folder, "machine.pem", &other.certificate);
+    pair.rowtide.environment("SSL_CERT_FILE", &machine.display().to_string());
     shown(server, &pair, &good, lines, 4, says).await;
     pair.rowtide.environment("SSL_CERT_FILE", &server.roots());
     shown(server, &pair, &good, lines, 0, FINE).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_wants_a_clients_certificate_gets_it() {
     let server = Server::shared().await;
     let pair = server.pair().await;

@@ -48,6 +48,8 @@ pub(crate) use large::{KEPT_MAX, Kept, LargeRow};
 pub(crate) use log::{Copy, LargeChange, LargeKind};
 #[allow(unused_imports)]
 pub(crate) use rows::Next;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use tls::end_point_of;
 pub(crate) use tls::{Identity, Roots, SslMode, Tls, Trust};
 
 use input::{HEAD, Input, Peek};

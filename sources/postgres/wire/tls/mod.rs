@@ -264,7 +264,9 @@ impl Tls {
             ),
             other => (
                 format!("the server's certificate cannot be verified: {other}"),
-                "give the server a certificate of X.509 version 3 with a subjectAltName".to_owned(),
+                "name that very certificate in sslrootcert; or give the server one of X.509 version 3 that is no \
+                 authority's"
+                    .to_owned(),
             ),
         }
     }
@@ -276,6 +278,12 @@ const OLD_FIX: &str = "allow TLS 1.2 or 1.3 on the server: ssl_min_protocol_vers
 /// The hash that a login is bound to (`tls-server-end-point`), if the server's certificate has one.
 pub(super) fn end_point(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
     binding::tls_server_end_point(stream.get_ref().1.peer_certificates()?.first()?)
+}
+
+/// For the fuzz targets: the hash of a certificate.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn end_point_of(certificate: &[u8]) -> Option<Vec<u8>> {
+    binding::tls_server_end_point(certificate)
 }
 
 /// Asks for TLS; whether the server has it. Takes nothing from the socket that comes after the answer.

@@ -8,7 +8,6 @@ mod history;
 mod index;
 mod letters;
 mod reads;
-mod schema;
 mod slot;
 mod stream;
 mod types;

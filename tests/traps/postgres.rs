@@ -9,7 +9,6 @@ mod history;
 mod index;
 mod letters;
 mod reads;
-mod schema;
 mod slot;
 mod slot_versions;
 mod stream;

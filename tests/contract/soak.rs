@@ -140,6 +140,25 @@ impl Samples {
     }
 
     /// A line for each minute: the medians of its calm samples.
+    /// Percent by which the resident size of calms grew from one time to another: Theil and Sen's line, whose
+    /// slope is the median of those of all pairs. A window of three minutes has too few calms: medians of two
+    /// differ by 3 % either way where nothing grows.
+    fn growth(&self, from: Duration, to: Duration) -> f64 {
+        let taken = self.taken.lock().unwrap();
+        let inside = taken.iter().filter(|sample| sample.is_calm && sample.at >= from && sample.at <= to);
+        let points: Vec<(f64, f64)> =
+            inside.map(|sample| (sample.at.as_secs_f64(), sample.rss_kib as f64)).collect();
+        let mut slopes = Vec::new();
+        for (number, first) in points.iter().enumerate() {
+            let later = points[number + 1..].iter().filter(|second| second.0 > first.0);
+            slopes.extend(later.map(|second| (second.1 - first.1) / (second.0 - first.0)));
+        }
+        let slope = median(slopes);
+        let level =
+            median(points.iter().map(|point| point.1 - slope * (point.0 - from.as_secs_f64())).collect());
+        slope * (to - from).as_secs_f64() / level * 100.0
+    }
+
     fn print(&self) {
         let end = self.began.elapsed();
         let minute = Duration::from_secs(60);
@@ -153,6 +172,11 @@ impl Samples {
         let most = taken.iter().map(|sample| sample.rss_kib).max().unwrap_or(0);
         println!("{} samples, the largest resident size {most} KiB", taken.len());
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// A process as it is now; `None` when it has ended.
@@ -282,7 +306,7 @@ fn judge(plan: &Plan, samples: &Samples, rig: &Rig<PostgresOrigin>, end: Duratio
         assert!(!plan.is_long(), "a window without a sample");
         return;
     };
-    let growth = (last.rss_kib as f64 / first.rss_kib as f64 - 1.0) * 100.0;
+    let growth = samples.growth(plan.from, end);
     println!("first window {first}\nlast window  {last}\nthe resident size grew by {growth:.2} %");
     if !plan.is_long() {
         return;
@@ -293,6 +317,27 @@ fn judge(plan: &Plan, samples: &Samples, rig: &Rig<PostgresOrigin>, end: Duratio
     for place in every_place() {
         assert!(rig.faults.hits(place) > 0, "{place:?} never hit");
     }
+}
+
+#[test]
+fn growth_is_that_of_the_line_and_not_of_its_ends() {
+    let sampled = |rss: &dyn Fn(u64) -> u64| {
+        let sample = |at: u64| Sample {
+            at: Duration::from_secs(at),
+            is_calm: true,
+            rss_kib: rss(at),
+            anonymous_kib: 0,
+            descriptors: 0,
+            threads: 0,
+        };
+        let taken = Mutex::new((0..=100).map(sample).collect());
+        Samples { began: Instant::now(), is_calm: AtomicBool::new(false), taken }
+    };
+    let growth = |rss: &dyn Fn(u64) -> u64| sampled(rss).growth(Duration::ZERO, Duration::from_secs(100));
+    assert!((growth(&|at| 10_000 + 5 * at) - 5.0).abs() < 0.01);
+    assert!((growth(&|at| 10_000 + 5 * at + at * 137 % 300) - 5.0).abs() < 1.0, "noise of 3 %");
+    assert!(growth(&|at| 10_000 + at * 137 % 300).abs() < 1.0);
+    assert!(growth(&|at| if at > 97 { 20_000 } else { 10_000 }).abs() < 0.01);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -273,7 +273,8 @@ impl Drop for Rowtide {
         for reader in run.readers.drain(..) {
             reader.join().ok();
         }
-        let lines = run.log.lock().unwrap();
+        // Whoever failed may have been looking at the log; a second panic here would end every test.
+        let lines = run.log.lock().unwrap_or_else(PoisonError::into_inner);
         if std::thread::panicking() {
             println!("the end of rowtide's log ({}):\n{}", self.folder.display(), tail(&lines));
         } else {

@@ -108,7 +108,9 @@ impl<const VERSION: u32> Origin for PostgresOrigin<VERSION> {
     const SPEECH: Speech = Speech::Postgres;
 
     fn source_section(&self, port: u16) -> String {
-        self.database.source_section_through(port)
+        // The faults' proxy follows messages from a connection's first byte on, and the answer to the question
+        // for TLS is none. TLS has a suite of its own.
+        self.database.source_section_through(port) + "sslmode = \"disable\"\n"
     }
 
     async fn restart(&self) {

@@ -65,9 +65,6 @@ impl Way {
     pub(crate) const BOTH: [Self; 2] = [Self::ToServer, Self::ToRowtide];
 }
 
-/// PostgreSQL's "shall we speak TLS?".
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
-
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -300,9 +297,7 @@ impl Pump<'_> {
     }
 
     fn recognise(&self, piece: &[u8]) {
-        // The question for TLS comes before anything that tells what the connection is for.
-        let is_question = piece == SSL_REQUEST;
-        if self.way == Way::ToServer && !is_question && !self.link.is_known.load(Relaxed) {
+        if self.way == Way::ToServer && !self.link.is_known.load(Relaxed) {
             let is_replication = memmem::find(piece, b"replication\0").is_some();
             self.link.is_replication.store(is_replication, Relaxed);
             self.link.is_known.store(true, Relaxed);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::catalog::{Server, TableInfo, ValueTypes, quoted};
-use super::config::Config;
+use super::catalog::{self, Server, TableInfo, ValueTypes, quoted};
+use super::config::{Config, TableName};
 use super::slot::{self, Publication, SlotState};
 use super::wire::{Connection, WireError};
 use crate::source::Finding;
@@ -39,8 +39,15 @@ pub(crate) async fn check(config: &Config, world: &SharedWorld) -> Result<Vec<Fi
             Err(error) => findings.cannot_replicate(config, &error),
         }
     }
-    findings.tables(&mut sql, config).await?;
-    findings.publication(&mut sql, config).await?;
+    let mut tables: Vec<TableName> = config.exact().map(|entry| entry.name.clone()).collect();
+    let patterns: Vec<TableName> = config.patterns().map(|entry| entry.name.clone()).collect();
+    if !patterns.is_empty() {
+        for (schema, name) in catalog::matching(&mut sql, &patterns).await? {
+            tables.push(TableName::of(schema, name));
+        }
+    }
+    findings.tables(&mut sql, config, &tables).await?;
+    findings.publication(&mut sql, config, &tables).await?;
     findings.slot(&mut sql, config).await?;
     sql.close().await;
     Ok(findings.0)
@@ -134,9 +141,14 @@ impl Findings {
         Ok(())
     }
 
-    async fn tables(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
+    async fn tables(
+        &mut self,
+        sql: &mut Connection,
+        config: &Config,
+        tables: &[TableName],
+    ) -> Result<(), WireError> {
         let mut types = ValueTypes::default();
-        for (number, name) in config.tables.iter().enumerate() {
+        for (number, name) in tables.iter().enumerate() {
             let loaded = TableInfo::load(sql, &mut types, number as u32, name, &config.publication).await?;
             if let Err(fault) = loaded {
                 self.add(fault.what, fault.fix);
@@ -145,17 +157,22 @@ impl Findings {
         Ok(())
     }
 
-    async fn publication(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
+    async fn publication(
+        &mut self,
+        sql: &mut Connection,
+        config: &Config,
+        tables: &[TableName],
+    ) -> Result<(), WireError> {
         let name = &config.publication;
         let Some(publication) = Publication::look(sql, name).await? else {
-            let create = slot::create_publication_sql(name, &config.tables);
+            let create = slot::create_publication_sql(name, tables);
             let ask = "SELECT has_database_privilege(current_database(), 'CREATE')";
             let may_create = sql.all_rows(ask, &[]).await?;
             if may_create.into_iter().flatten().flatten().next().as_deref() != Some("t") {
                 self.add(format!("publication {name} does not exist, and the role may not make it"), create);
                 return Ok(());
             }
-            let foreign = self.tables_of_others(sql, config).await?;
+            let foreign = self.tables_of_others(sql, tables).await?;
             if !foreign.is_empty() {
                 let what = "does not exist, and only the owner of a table may publish it";
                 self.add(format!("publication {name} {what} ({})", foreign.join(", ")), create);
@@ -172,10 +189,10 @@ impl Findings {
             );
         }
         if !publication.via_root {
-            self.partitions_by_root(sql, config).await?;
+            self.partitions_by_root(sql, config, tables).await?;
         }
-        let lacking = publication.lacking(&config.tables);
-        let foreign = self.tables_of_others(sql, config).await?;
+        let lacking = publication.lacking(tables);
+        let foreign = self.tables_of_others(sql, tables).await?;
         let may_add = publication.is_ours && !lacking.iter().any(|table| foreign.contains(&table.spelled));
         if !lacking.is_empty() && !may_add {
             let names: Vec<&str> = lacking.iter().map(|table| table.spelled.as_str()).collect();
@@ -188,8 +205,13 @@ impl Findings {
     }
 
     /// Without `publish_via_partition_root` a partitioned table's changes come under other names.
-    async fn partitions_by_root(&mut self, sql: &mut Connection, config: &Config) -> Result<(), WireError> {
-        for table in &config.tables {
+    async fn partitions_by_root(
+        &mut self,
+        sql: &mut Connection,
+        config: &Config,
+        tables: &[TableName],
+    ) -> Result<(), WireError> {
+        for table in tables {
             let ask = "SELECT c.relkind FROM pg_class c WHERE c.oid = to_regclass($1)";
             let rows = sql.all_rows(ask, &[Some(&table.sql())]).await?;
             if rows.into_iter().flatten().flatten().next().as_deref() == Some("p") {
@@ -213,10 +235,10 @@ impl Findings {
     async fn tables_of_others(
         &self,
         sql: &mut Connection,
-        config: &Config,
+        tables: &[TableName],
     ) -> Result<Vec<String>, WireError> {
         let mut foreign = Vec::new();
-        for table in &config.tables {
+        for table in tables {
             let ask = "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = to_regclass($1)";
             let rows = sql.all_rows(ask, &[Some(&table.sql())]).await?;
             if rows.into_iter().flatten().flatten().next().as_deref() == Some("f") {

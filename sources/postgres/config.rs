@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use super::catalog::quoted;
 use super::wire::{Connect, Password};
-use crate::{Problem, Settings};
+use crate::pattern;
+use crate::{OnDrop, Problem, Settings, TableSettings};
 
 use url::Url;
 
@@ -41,10 +42,19 @@ pub(crate) struct Config {
     pub(crate) chunk_rows: u32,
     /// Chunks read side by side.
     pub(crate) readers: u32,
-    /// The tables, in the configured order.
-    pub(crate) tables: Vec<TableName>,
+    /// The tables and patterns, in the configured order.
+    pub(crate) entries: Vec<Entry>,
     /// The most bytes of one row.
     pub(crate) document_bytes_max: usize,
+}
+
+/// A table, or a pattern of tables, of the configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// With `*` in it, a pattern.
+    pub(crate) name: TableName,
+    /// What becomes of documents when the table is dropped.
+    pub(crate) on_drop: OnDrop,
 }
 
 /// A table's name.
@@ -62,36 +72,33 @@ impl TableName {
     /// `schema.table`; a part with a dot in it stands in double quotes. Upper and lower case are
     /// what they are, as in the catalog.
     pub(crate) fn parse(spelled: &str) -> Option<Self> {
-        let (schema, rest) = part(spelled)?;
-        let (name, rest) = part(rest.strip_prefix('.')?)?;
-        rest.is_empty().then(|| Self { schema, name, spelled: spelled.to_owned() })
+        let (schema, name) = pattern::parts(spelled)?;
+        Some(Self { schema, name, spelled: spelled.to_owned() })
+    }
+
+    /// Of a table in the catalog.
+    pub(crate) fn of(schema: String, name: String) -> Self {
+        let spell = |part: &str| match part.contains(['.', '"']) {
+            true => quoted(part),
+            false => part.to_owned(),
+        };
+        let spelled = format!("{}.{}", spell(&schema), spell(&name));
+        Self { schema, name, spelled }
+    }
+
+    /// Whether it stands for all tables that match it.
+    pub(crate) fn is_pattern(&self) -> bool {
+        self.schema.contains('*') || self.name.contains('*')
+    }
+
+    /// Whether a pattern matches a table.
+    pub(crate) fn matches(&self, table: &Self) -> bool {
+        pattern::matches(&self.schema, &table.schema) && pattern::matches(&self.name, &table.name)
     }
 
     /// As SQL needs it.
     pub(crate) fn sql(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
-    }
-}
-
-fn part(text: &str) -> Option<(String, &str)> {
-    let Some(inside) = text.strip_prefix('"') else {
-        let end = text.find('.').unwrap_or(text.len());
-        let (name, rest) = text.split_at(end);
-        return (!name.is_empty()).then(|| (name.to_owned(), rest));
-    };
-    let mut name = String::new();
-    let mut rest = inside;
-    loop {
-        let (before, after) = rest.split_once('"')?;
-        name.push_str(before);
-        match after.strip_prefix('"') {
-            // Two quotes inside of quotes are one.
-            Some(more) => {
-                name.push('"');
-                rest = more;
-            }
-            None => return (!name.is_empty()).then_some((name, after)),
-        }
     }
 }
 
@@ -111,7 +118,7 @@ impl Config {
         let chunk_rows = section.number("chunk_rows", CHUNK_ROWS, CHUNK_ROWS_MAX);
         let readers = section.number("readers", READERS, READERS_MAX);
         section.refuse_the_rest();
-        let tables = section.tables(settings.tables.iter().map(|table| table.name.as_str()));
+        let entries = section.tables(&settings.tables);
         let password_is_twice = password.is_some() && url.as_ref().is_some_and(|url| url.password.is_some());
         if password_is_twice {
             section.problem("password", "the url holds a password as well: keep one of them".to_owned());
@@ -135,9 +142,24 @@ impl Config {
             publication,
             chunk_rows,
             readers,
-            tables,
+            entries,
             document_bytes_max: settings.document_bytes_max,
         })
+    }
+
+    /// The tables that are named by themselves.
+    pub(crate) fn exact(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| !entry.name.is_pattern())
+    }
+
+    /// The patterns.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.name.is_pattern())
+    }
+
+    /// All names and patterns.
+    pub(crate) fn wanted(&self) -> Vec<TableName> {
+        self.entries.iter().map(|entry| entry.name.clone()).collect()
     }
 
     /// How to reach the server for the log.
@@ -211,11 +233,11 @@ impl Section {
         }
     }
 
-    fn tables<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> Vec<TableName> {
+    fn tables(&mut self, settings: &[TableSettings]) -> Vec<Entry> {
         let mut tables = Vec::new();
-        for spelled in names {
+        for TableSettings { name: spelled, on_drop } in settings {
             match TableName::parse(spelled) {
-                Some(table) => tables.push(table),
+                Some(name) => tables.push(Entry { name, on_drop: *on_drop }),
                 None => self.problem(
                     "",
                     format!("table {spelled:?} is not spelled schema.table, as in \"public.products\""),
@@ -238,11 +260,10 @@ impl Section {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::TableSettings;
     use serde_json::json;
 
     fn parse(keys: Value) -> Result<Config, Vec<Problem>> {
-        let tables = vec![TableSettings { name: "public.t".to_owned() }];
+        let tables = vec![TableSettings { name: "public.t".to_owned(), on_drop: OnDrop::Halt }];
         let keys = keys.as_object().unwrap().clone();
         Config::new(Settings { name: "My shop".to_owned(), keys, tables, document_bytes_max: 1 << 20 })
     }

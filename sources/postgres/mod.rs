@@ -8,16 +8,18 @@
 //!   open                    law 8: asked and compared before anything is read
 //!   stream ─ step           the reader: the log in order, reads merged in, checkpoints
 //!   reads ─ progress ─ sql  chunks and refetches
+//!   known ─ changes         which tables there are; the catalog looked at, since DDL has no event
+//!   renewal                 what changed without an event, and is read again
 //!   watch                   bytes of log that the slot holds
 //! ```
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
 use crate::change::Table;
-use crate::position::Offset;
+use crate::position::{Offset, Position};
 use crate::source::{
     Continuity, Finding, Link, Reader, Resume, Source, SourceError, StatusSender, TableProgress,
 };
@@ -25,12 +27,14 @@ use crate::world::{BoxFuture, SharedWorld, Task};
 use crate::{Problem, Settings};
 
 mod catalog;
+mod changes;
 mod check;
 mod config;
 mod decode;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod known;
 #[cfg(all(test, feature = "live"))]
 mod live;
 mod lsn;
@@ -40,6 +44,7 @@ mod position;
 mod progress;
 mod reads;
 mod refetch;
+mod renewal;
 mod rows;
 mod slot;
 mod snapshot;
@@ -52,7 +57,9 @@ mod wire;
 
 use catalog::ValueTypes;
 use config::Config;
+use known::Known;
 use open::Opened;
+use position::PgPosition;
 use reads::Reads;
 use refetch::Refetches;
 use stream::Stream;
@@ -60,12 +67,14 @@ use stream::Stream;
 struct Postgres {
     config: Arc<Config>,
     world: SharedWorld,
+    /// As [`Source::tables`] told them last: what is opened must be the same.
+    told: Mutex<Option<Vec<Known>>>,
 }
 
 /// Makes the source from its section.
 pub(crate) fn make(settings: Settings, world: SharedWorld) -> Result<Box<dyn Source>, Vec<Problem>> {
     let config = Arc::new(Config::new(settings)?);
-    Ok(Box::new(Postgres { config, world }))
+    Ok(Box::new(Postgres { config, world, told: Mutex::new(None) }))
 }
 
 impl Source for Postgres {
@@ -76,11 +85,15 @@ impl Source for Postgres {
         })
     }
 
-    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {
-        Box::pin(async {
+    fn tables(&self, before: Option<Position>) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {
+        Box::pin(async move {
+            let before = before.as_ref().map(PgPosition::open).transpose()?;
             let mut sql = open::connect(&self.config.connect, &self.world, "connect to the database").await?;
-            let infos = open::tables(&mut sql, &mut ValueTypes::default(), &self.config).await?;
-            Ok(infos.iter().map(|info| info.table.clone()).collect())
+            let types = &mut ValueTypes::default();
+            let list = known::look_up(&mut sql, types, &self.config, before.as_ref()).await?;
+            let tables = list.iter().enumerate().map(|(number, known)| known.table(number)).collect();
+            *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(list);
+            Ok(tables)
         })
     }
 
@@ -90,7 +103,8 @@ impl Source for Postgres {
         status: StatusSender,
     ) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>> {
         Box::pin(async move {
-            let opened = open::open(&self.config, &self.world, resume, &status).await?;
+            let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let opened = open::open(&self.config, &self.world, told, resume, &status).await?;
             let progress = opened.tables.iter().map(|work| TableProgress {
                 name: work.info.table.name.to_string(),
                 rows_estimated: work.info.rows_estimated,
@@ -135,12 +149,15 @@ impl Reader for PgReader {
 impl PgReader {
     async fn read(self: Box<Self>, link: Link) -> Result<(), SourceError> {
         let Self { config, world, opened } = *self;
+        let passed = Arc::new(AtomicU64::new(opened.position.lsn.0));
         let (to_reader, from_reads) = mpsc::unbounded_channel();
         let (to_refetch, jobs) = mpsc::unbounded_channel();
         let reads = Arc::new(Reads {
             world: world.clone(),
             connect: config.connect.clone(),
             tables: opened.tables,
+            passed: passed.clone(),
+            awaited: AtomicU64::new(0),
             outlet: link.outlet.clone(),
             to_reader,
             status: link.status.clone(),
@@ -149,7 +166,6 @@ impl PgReader {
             sharers: config.readers as usize,
             more: tokio::sync::Notify::new(),
         });
-        let passed = Arc::new(AtomicU64::new(opened.position.lsn.0));
         let watching = watch::watch(
             world.clone(),
             config.connect.clone(),
@@ -158,8 +174,10 @@ impl PgReader {
             passed.clone(),
         );
         // They end with this future: none of them has anything to finish.
-        let mut tasks: Vec<Task> = Vec::with_capacity(config.readers as usize + 2);
+        let mut tasks: Vec<Task> = Vec::with_capacity(config.readers as usize + 3);
         tasks.push(world.spawn(Box::pin(watching)));
+        let looking = changes::watch(world.clone(), config.clone(), opened.seen, reads.to_reader.clone());
+        tasks.push(world.spawn(Box::pin(looking)));
         tasks.push(world.spawn(Box::pin(reads.clone().refetch(jobs))));
         for _ in 0..config.readers {
             tasks.push(world.spawn(Box::pin(reads.clone().work())));

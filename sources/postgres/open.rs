@@ -13,13 +13,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::catalog::{Server, TableInfo, ValueTypes};
-use super::config::Config;
+use super::catalog::{self, Server, TableInfo, ValueTypes};
+use super::changes::Seen;
+use super::config::{Config, TableName};
+use super::known::{self, Known};
 use super::lsn::Lsn;
 use super::pgoutput::Message;
 use super::position::PgPosition;
-use super::progress::Progress;
 use super::reads::TableWork;
+use super::renewal;
 use super::rows;
 use super::slot::{self, Publication, Published, SlotState};
 use super::wire::{Connect, Connection, Copy};
@@ -61,6 +63,8 @@ pub(super) struct Opened {
     /// Relations that this connection has described, by oid; `None` for tables nobody reads.
     pub relations: HashMap<u32, Option<Arc<TableInfo>>>,
     pub tables: Vec<Arc<TableWork>>,
+    /// What the catalog showed.
+    pub seen: Seen,
     world: SharedWorld,
     document_bytes_max: usize,
 }
@@ -69,6 +73,7 @@ pub(super) struct Opened {
 pub(super) async fn open(
     config: &Config,
     world: &SharedWorld,
+    told: Option<Vec<Known>>,
     resume: Option<Resume>,
     status: &StatusSender,
 ) -> Result<Opened, SourceError> {
@@ -84,10 +89,9 @@ pub(super) async fn open(
         });
     }
     let mut types = ValueTypes::default();
-    publish(&mut sql, config).await?;
-    let infos = tables(&mut sql, &mut types, config).await?;
-    let published = fingerprint(config, &infos);
     let old = resume.as_ref().map(|resume| PgPosition::open(&resume.position)).transpose()?;
+    let found = list(&mut sql, &mut types, config, told, old.as_ref()).await?;
+    let published = fingerprint(config, &found.list);
     let confirmed = slot_position(&mut sql, config, world, old.is_some(), status).await?;
 
     let fresh = || {
@@ -99,7 +103,9 @@ pub(super) async fn open(
         Some(old) => asked(old, &fresh(), clean, confirmed, server.flush_lsn),
     };
     let mut position = old.unwrap_or_else(fresh);
-    let tables = table_works(&infos, &position)?;
+    // Beyond all that the catalog has shown.
+    let now = slot::log_end(&mut sql).await.map_err(|error| error.into_source("ask for the log's end"))?;
+    let tables = renewal::works(&found.list, &position, position.timeline == server.timeline, now)?;
     if position.published != published {
         // A prefix counted under another publication means nothing: the transaction goes out whole.
         if let Some(inside) = &mut position.inside {
@@ -108,13 +114,14 @@ pub(super) async fn open(
         position.published = published;
     }
     position.timeline = server.timeline;
+    let position_before = position.clone();
 
     let start = slot::start_replication_sql(&config.slot, confirmed, &config.publication);
     log.start_replication(&start).await.map_err(|error| error.into_source("start replication"))?;
     let identity = format!("postgres/{}/{}/{}", server.system_identifier, server.timeline, server.database);
     let mut opened = Opened {
         connection: log,
-        catalog: Catalog { sql, types },
+        catalog: Catalog { sql, types, config: config.clone() },
         first: offset(position.lsn.max(confirmed))?,
         position,
         continuity: Continuity::First,
@@ -122,6 +129,7 @@ pub(super) async fn open(
         begun: None,
         relations: HashMap::new(),
         tables,
+        seen: Seen { position: position_before, ..found },
         world: world.clone(),
         document_bytes_max: config.document_bytes_max,
     };
@@ -241,7 +249,7 @@ async fn create_slot(
 
 /// The publication holds all tables, and all that happens to them: it is made, or what is missing is
 /// added.
-async fn publish(sql: &mut Connection, config: &Config) -> Result<(), SourceError> {
+async fn publish(sql: &mut Connection, config: &Config, tables: &[TableName]) -> Result<(), SourceError> {
     let name = &config.publication;
     let context = "make the publication";
     let refused = |error: super::wire::WireError| match error.sqlstate() {
@@ -255,7 +263,7 @@ async fn publish(sql: &mut Connection, config: &Config) -> Result<(), SourceErro
         }
         _ => error.into_source(context),
     };
-    match slot::ensure_publication(sql, name, &config.tables).await.map_err(refused)? {
+    match slot::ensure_publication(sql, name, tables).await.map_err(refused)? {
         Published::Already => {}
         Published::Created => tracing::info!(publication = name, "the publication was made"),
         Published::Added(tables) => {
@@ -277,32 +285,53 @@ async fn publish(sql: &mut Connection, config: &Config) -> Result<(), SourceErro
     }
 }
 
-/// The configured tables; all that cannot be read at once.
-pub(super) async fn tables(
+/// Where the publication names partitions, changes of a partitioned table come under other names.
+async fn refuse_partitions(sql: &mut Connection, config: &Config, list: &[Known]) -> Result<(), SourceError> {
+    let partitioned = list.iter().filter_map(|known| known.info.as_ref()).find(|info| info.is_partitioned);
+    let Some(info) = partitioned else { return Ok(()) };
+    let name = &config.publication;
+    let found = Publication::look(sql, name).await;
+    let found = found.map_err(|error| error.into_source("look at the publication"))?;
+    if found.is_none_or(|publication| publication.via_root) {
+        return Ok(());
+    }
+    Err(SourceError::Halt {
+        state: "publication-incomplete",
+        what: format!("{} is partitioned, and the publication {name} names its partitions", info.table.name),
+        hint: format!("ALTER PUBLICATION {} SET (publish_via_partition_root = true);", catalog::quoted(name)),
+    })
+}
+
+/// The tables that were told, published, and as they are now: the application has made ready for those
+/// and no others.
+async fn list(
     sql: &mut Connection,
     types: &mut ValueTypes,
     config: &Config,
-) -> Result<Vec<Arc<TableInfo>>, SourceError> {
-    let mut infos = Vec::with_capacity(config.tables.len());
-    let mut faults = Vec::new();
-    for (number, name) in config.tables.iter().enumerate() {
-        let loaded = TableInfo::load(sql, types, number as u32, name, &config.publication).await;
-        match loaded.map_err(|error| error.into_source("look at the tables"))? {
-            Ok(info) => infos.push(Arc::new(info)),
-            Err(fault) => faults.push(fault),
-        }
+    told: Option<Vec<Known>>,
+    old: Option<&PgPosition>,
+) -> Result<Seen, SourceError> {
+    let told = match told {
+        Some(told) => told,
+        None => known::look_up(sql, types, config, old).await?,
+    };
+    let there = told.iter().filter(|known| known.info.is_some());
+    let names: Vec<TableName> = there.map(|known| known.name.clone()).collect();
+    refuse_partitions(sql, config, &told).await?;
+    publish(sql, config, &names).await?;
+    let digest = catalog::digest(sql, &config.publication, &config.wanted()).await;
+    let digest = digest.map_err(|error| error.into_source("look at the tables"))?;
+    let list = known::look_up(sql, types, config, old).await?;
+    if let Some(what) = known::difference(&told, &list) {
+        return Err(SourceError::Changed { what });
     }
-    if faults.is_empty() {
-        return Ok(infos);
-    }
-    let whats: Vec<&str> = faults.iter().map(|fault| fault.what.as_str()).collect();
-    let fixes: Vec<&str> = faults.iter().map(|fault| fault.fix.as_str()).collect();
-    Err(SourceError::Halt { state: "tables-unreadable", what: whats.join("; "), hint: fixes.join("; ") })
+    let position = PgPosition::new(String::new(), 0, String::new(), Lsn(0));
+    Ok(Seen { list, digest, position })
 }
 
 /// What is published, in short: counts of a transaction's changes mean nothing under another one.
-fn fingerprint(config: &Config, infos: &[Arc<TableInfo>]) -> String {
-    let tables = infos.iter().map(|info| {
+fn fingerprint(config: &Config, list: &[Known]) -> String {
+    let tables = list.iter().filter_map(|known| known.info.as_ref()).map(|info| {
         let columns: Vec<&str> = info.table.columns.iter().map(|column| &*column.name).collect();
         format!("{}:{}:{:?}", info.oid, columns.join(","), info.row_filter)
     });
@@ -318,28 +347,6 @@ pub(super) async fn connect(
     context: &'static str,
 ) -> Result<Connection, SourceError> {
     Connection::open(to, world, CONNECT_TIMEOUT).await.map_err(|error| error.into_source(context))
-}
-
-/// What is to do in each table, by the checkpoint.
-fn table_works(infos: &[Arc<TableInfo>], position: &PgPosition) -> Result<Vec<Arc<TableWork>>, SourceError> {
-    let work = |info: &Arc<TableInfo>| {
-        let progress = match position.tables.get(&*info.table.name) {
-            None => Progress::whole(),
-            Some(state) if state.oid == info.oid => Progress::of(state.todo.clone()),
-            Some(state) => {
-                return Err(SourceError::Halt {
-                    state: "table-replaced",
-                    what: format!(
-                        "{} is not the table that was read (oid {}, now {})",
-                        info.table.name, state.oid, info.oid
-                    ),
-                    hint: FILL_ANEW.into(),
-                });
-            }
-        };
-        Ok(Arc::new(TableWork::new(info.clone(), progress)))
-    };
-    infos.iter().map(work).collect()
 }
 
 impl Opened {
@@ -390,7 +397,7 @@ impl Opened {
             };
             match step {
                 Compare::Relation(message) => {
-                    let (oid, info) = self.catalog.describe(&self.tables, &message).await?;
+                    let (oid, info) = self.catalog.describe(&self.tables, &message, false).await?;
                     self.relations.insert(oid, info);
                 }
                 Compare::Keepalive(end, reply) => {
@@ -450,6 +457,7 @@ impl Opened {
 pub(super) struct Catalog {
     sql: Connection,
     types: ValueTypes,
+    config: Config,
 }
 
 impl Catalog {
@@ -458,14 +466,19 @@ impl Catalog {
         &mut self,
         tables: &[Arc<TableWork>],
         message: &[u8],
+        is_emitted: bool,
     ) -> Result<(u32, Option<Arc<TableInfo>>), SourceError> {
         let parsed = Message::parse(message).map_err(|error| rows::unexpected(error.0))?;
         let Message::Relation(relation) = parsed else {
             return Err(rows::unexpected("no description of a table"));
         };
-        let Some(work) = tables.iter().find(|work| work.info.oid == relation.oid) else {
+        let mine = |work: &&Arc<TableWork>| work.info.oid == relation.oid && !work.is_gone;
+        let Some(work) = tables.iter().find(mine) else {
             return Ok((relation.oid, None));
         };
+        if is_emitted {
+            self.is_still(&work.info).await?;
+        }
         let missing = self.types.missing(&relation);
         let loaded = self.types.load(&mut self.sql, &missing).await;
         loaded.map_err(|error| error.into_source("look at types"))?;
@@ -476,6 +489,27 @@ impl Catalog {
                 what: format!("the key of {} has lost a column", work.info.table.name),
                 hint: FILL_ANEW.into(),
             }),
+        }
+    }
+}
+
+impl Catalog {
+    /// The log describes a table at its first change and after each DDL, as it was then (T09). Whether it
+    /// is still what was opened is asked of the catalog: an old description, replayed, says nothing new.
+    async fn is_still(&mut self, info: &TableInfo) -> Result<(), SourceError> {
+        let Self { sql, types, config } = self;
+        let (number, name) = (info.table.number, &info.name);
+        let loaded = TableInfo::load(sql, types, number, name, &config.publication).await;
+        let now = loaded.map_err(|error| error.into_source("look at a table"))?;
+        let known = |info: TableInfo| Known {
+            name: name.clone(),
+            on_drop: crate::OnDrop::Halt,
+            info: Some(Arc::new(info)),
+        };
+        let now = now.ok().map(known);
+        match known::difference(&[known(info.clone())], now.as_slice()) {
+            Some(what) => Err(SourceError::Changed { what }),
+            None => Ok(()),
         }
     }
 }

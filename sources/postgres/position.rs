@@ -60,6 +60,25 @@ pub(super) struct TableState {
     /// A table of the same name that was dropped and made again is another one.
     pub oid: u32,
     pub todo: Vec<Range>,
+    /// What its rows were read as ([`super::catalog::TableInfo::signature`]); `None` in checkpoints of
+    /// earlier programs, which are taken for what is there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
+    /// Its partitions, and the file of each: another one means rows that came or went without an event.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leaves: BTreeMap<u32, u32>,
+    /// It is read again: why, and from where on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<Renewal>,
+}
+
+/// A table that is read again, since rows changed without events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Renewal {
+    /// Rows are read when the log has been passed up to here: what happened before the change is older.
+    pub from: Lsn,
+    /// Rows are gone too: documents that were not written since `from` are deleted at the end.
+    pub sweep: bool,
 }
 
 impl PgPosition {

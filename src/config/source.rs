@@ -29,7 +29,7 @@ pub(super) struct Around<'a> {
     pub(super) kinds: &'a [(&'static str, Make)],
     pub(super) folder: &'a Path,
     pub(super) document_bytes_max: usize,
-    pub(super) tables: Vec<String>,
+    pub(super) tables: Vec<TableSettings>,
     pub(super) world: &'a SharedWorld,
 }
 
@@ -107,7 +107,7 @@ fn make_typed(
         let settings = Settings {
             name: name.to_owned(),
             keys: keys.clone(),
-            tables: around.tables.iter().map(|table| TableSettings { name: table.clone() }).collect(),
+            tables: around.tables.clone(),
             document_bytes_max: around.document_bytes_max,
         };
         let problems = match make(settings, around.world.clone()) {

@@ -23,10 +23,12 @@ use crate::lanes::{Action, Dead, Kind};
 use crate::ledger::SegmentId;
 use crate::retry::Halt;
 
+mod patterns;
 mod plan;
 #[cfg(test)]
 mod tests;
 
+pub use patterns::resolve;
 use plan::{ID_BYTES_MAX, Missing, Plan};
 
 /// Why rows of a table cannot become documents.
@@ -72,6 +74,16 @@ impl Shape {
     /// Fits the configured shapes to the tables as they are, in the same order; every fault of
     /// every table at once.
     pub fn compile(shapes: &[TableShape], tables: &[Arc<Table>]) -> Result<Self, Vec<ShapeError>> {
+        Self::fit(shapes, tables, Missing::IsAFault)
+    }
+
+    /// The same for tables that have changed while they were followed: a configured column that is gone
+    /// is absent from documents, as it is in the log (T09).
+    pub fn compile_again(shapes: &[TableShape], tables: &[Arc<Table>]) -> Result<Self, Vec<ShapeError>> {
+        Self::fit(shapes, tables, Missing::IsUnknown)
+    }
+
+    fn fit(shapes: &[TableShape], tables: &[Arc<Table>], missing: Missing) -> Result<Self, Vec<ShapeError>> {
         let mut plans = Vec::new();
         let mut errors = Vec::new();
         let mut indices = BTreeSet::new();
@@ -89,7 +101,13 @@ impl Shape {
                 errors.push(fault("the source has no such table".into(), "correct its name, or remove it"));
                 continue;
             };
-            match Plan::of(shape, table, Missing::IsAFault) {
+            // Of a table that is gone, only the index is known.
+            let gone = TableShape { id: None, ..shape.clone() };
+            let (shape, missing) = match table.columns.is_empty() {
+                true => (&gone, Missing::IsUnknown),
+                false => (shape, missing),
+            };
+            match Plan::of(shape, table, missing) {
                 Ok(plan) => plans.push(plan),
                 Err(found) => errors.extend(found),
             }
@@ -112,11 +130,15 @@ impl Shape {
     }
 
     /// A name of a table's shape as it is configured, equal over restarts and versions of Rowtide.
-    /// A column that is added to a table of which all are read does not change it.
+    /// A column that is added to a table of which all are read does not change it. Empty for a table that
+    /// is gone.
     pub fn shape_hash(&self, table: usize) -> String {
         let (Some(shape), Some(plan)) = (self.tables.get(table), self.plans.get(table)) else {
             return String::new();
         };
+        if plan.id_names().is_empty() {
+            return String::new();
+        }
         let mut rename = shape.rename.clone();
         rename.sort();
         // The order of columns is the order of fields, which a search cluster does not see.

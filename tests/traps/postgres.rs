@@ -1,10 +1,15 @@
 //! What hurts those who follow PostgreSQL: the real program between a real PostgreSQL 18 and a real
 //! Elasticsearch 8.
 
+mod columns;
+mod drops;
 mod giant;
 mod history;
 mod index;
 mod letters;
+mod partitions;
+mod patterns;
+mod published;
 mod reads;
 mod slot;
 mod stream;

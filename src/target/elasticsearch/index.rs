@@ -22,7 +22,7 @@ const FORMAT: u64 = 1;
 const SCROLL: &str = "5m";
 /// Most bytes that an id takes in an answer: 512 bytes (T34), each escaped as `\u0000` at worst, with
 /// the words around it.
-const ID_BYTES_MAX: usize = 512 * 6 + 64;
+const ID_BYTES_MAX: usize = 512 * 6 + 128;
 /// Fields that Elasticsearch or OpenSearch keep for themselves at the top of a document.
 const RESERVED: [&str; 12] = [
     "_id",
@@ -243,6 +243,11 @@ async fn free_name(client: &Client, alias: &str) -> Result<String, TargetError> 
     free.ok_or_else(|| TargetError::Conflict { context: CONTEXT, reason: "no name is free".to_owned() })
 }
 
+/// The default is 1000; a text counts twice, because of its keyword.
+pub(super) fn fields_limit(spec: &IndexSpec) -> Option<u64> {
+    (spec.fields.len() > 450).then_some(spec.fields.len() as u64 * 2 + 100)
+}
+
 /// Settings, mapping and alias of a new index.
 fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
     let mut properties = Map::new();
@@ -256,9 +261,8 @@ fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
         // An answer must mean that the document survives a crash of the node.
         "translog.durability": "request",
     });
-    // The default is 1000; a text counts twice, because of its keyword.
-    if spec.fields.len() > 450 {
-        settings["mapping.total_fields.limit"] = json!(spec.fields.len() * 2 + 100);
+    if let Some(limit) = fields_limit(spec) {
+        settings["mapping.total_fields.limit"] = json!(limit);
     }
     Ok(json!({
         "settings": { "index": settings },
@@ -275,7 +279,7 @@ fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
 /// How values of a kind are searched. Every value stays in `_source` exactly as it was sent (a decimal
 /// with all its digits); where a database knows more values than the index (NaN, infinity, years
 /// beyond 9999), `ignore_malformed` keeps the document and leaves the field out of the search.
-fn mapping(kind: &Kind) -> Value {
+pub(super) fn mapping(kind: &Kind) -> Value {
     let number = |name: &str| json!({ "type": name, "ignore_malformed": true });
     match kind {
         Kind::Boolean => json!({ "type": "boolean" }),
@@ -299,7 +303,7 @@ fn mapping(kind: &Kind) -> Value {
     }
 }
 
-fn check_field(field: &str, column: &str) -> Result<(), TargetError> {
+pub(super) fn check_field(field: &str, column: &str) -> Result<(), TargetError> {
     let fault = match field {
         _ if field.trim().is_empty() => "is empty",
         _ if field.contains('.') => "holds a dot, which means an object in an index",
@@ -314,7 +318,7 @@ fn check_field(field: &str, column: &str) -> Result<(), TargetError> {
 }
 
 /// What Elasticsearch and OpenSearch take as a name; no name means several indices here.
-fn check_name(context: &'static str, name: &str) -> Result<(), TargetError> {
+pub(super) fn check_name(context: &'static str, name: &str) -> Result<(), TargetError> {
     let forbidden = |c: char| c.is_uppercase() || c.is_control() || r#"\/*?"<>| ,#:"#.contains(c);
     let fault = match name {
         "" | "." | ".." => "is no name",
@@ -367,8 +371,9 @@ pub(super) async fn ids(
     #[derive(Deserialize)]
     struct Hit {
         _id: String,
+        _version: u64,
     }
-    let filter = "filter_path=_scroll_id,timed_out,_shards.failed,hits.hits._id";
+    let filter = "filter_path=_scroll_id,timed_out,_shards.failed,hits.hits._id,hits.hits._version";
     let (path, body) = match cursor {
         Some(scroll_id) => {
             (format!("/_search/scroll?{filter}"), json!({ "scroll": SCROLL, "scroll_id": scroll_id }))
@@ -377,8 +382,7 @@ pub(super) async fn ids(
             // What was written and is not refreshed is not listed otherwise.
             refresh(client, alias).await?;
             let options = format!("scroll={SCROLL}&allow_partial_search_results=false&{filter}");
-            let body =
-                json!({ "size": limit, "_source": false, "sort": ["_doc"], "query": { "match_all": {} } });
+            let body = json!({ "size": limit, "version": true, "_source": false, "sort": ["_doc"], "query": { "match_all": {} } });
             (format!("/{}/_search?{options}", escape(alias)), body)
         }
     };
@@ -397,9 +401,10 @@ pub(super) async fn ids(
     if page.timed_out {
         return Err(TargetError::Unresolved { context: CONTEXT, reason: "timed out".to_owned() });
     }
-    let ids: Vec<String> = page.hits.hits.into_iter().map(|hit| hit._id).collect();
+    let hits = page.hits.hits.into_iter().map(|hit| (hit._id, hit._version));
+    let (ids, versions): (Vec<String>, Vec<u64>) = hits.unzip();
     if !ids.is_empty() {
-        return Ok(IdPage { ids, cursor: Some(page.scroll_id) });
+        return Ok(IdPage { ids, versions, cursor: Some(page.scroll_id) });
     }
     let body = json!({ "scroll_id": page.scroll_id });
     let closing = Call::new("end a listing", Method::DELETE, "/_search/scroll").json(&body);

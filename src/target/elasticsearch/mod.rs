@@ -16,6 +16,7 @@ mod client;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod index;
+mod mapping;
 mod response;
 mod state;
 
@@ -29,7 +30,8 @@ use sources::world::{BoxFuture, SharedWorld};
 pub use client::{Auth, Settings};
 
 use super::{
-    Bulk, IdPage, IndexSpec, IndexState, Outcome, Revision, StateDocument, Stored, Target, TargetError,
+    Bulk, Extended, IdPage, IndexSpec, IndexState, Outcome, Revision, StateDocument, Stored, Target,
+    TargetError,
 };
 use client::{Call, Client, failure, parse};
 
@@ -129,6 +131,10 @@ impl Target for Elasticsearch {
 
     fn create_index<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>> {
         Box::pin(index::create(&self.client, spec))
+    }
+
+    fn extend_mapping<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<Extended, TargetError>> {
+        Box::pin(mapping::extend(&self.client, spec))
     }
 
     fn delete_index<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), TargetError>> {

@@ -31,6 +31,7 @@ mod changes;
 mod check;
 mod config;
 mod decode;
+mod describe;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

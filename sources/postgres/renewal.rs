@@ -35,7 +35,12 @@ pub(super) fn works(
         let state = position.tables.get(&known.name.spelled);
         let work = match (&known.info, state) {
             (None, state) => gone(known, number, state, now),
-            (Some(info), None) => TableWork::new(info.clone(), Progress::whole(), None),
+            (Some(info), None) => {
+                // One that joins: what the log holds of its earlier columns goes out before.
+                let joins = !position.tables.is_empty();
+                let renewal = joins.then_some(Renewal { from: now, sweep: false });
+                TableWork::new(info.clone(), Progress::whole(), renewal)
+            }
             (Some(info), Some(state)) => {
                 let (progress, renewal) = again(info, known.on_drop, state, same_epoch, now)?;
                 TableWork::new(info.clone(), progress, renewal)

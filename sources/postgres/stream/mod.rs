@@ -21,10 +21,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::catalog::TableInfo;
+use super::describe::Catalog;
 use super::lsn::Lsn;
-use super::open::{Begin, Catalog, offset};
+use super::open::{Begin, offset};
 use super::position::{CommitMark, PgPosition};
-use super::reads::{FromRead, Reads};
+use super::reads::{FromRead, Reads, TableWork};
 use super::refetch::Refetches;
 use super::snapshot::PgSnapshot;
 use super::step::{self, Changes, New, Step};
@@ -119,6 +120,8 @@ struct State {
     /// A snapshot is being taken for its own sake.
     looking: bool,
     look: Option<crate::world::Task>,
+    /// Tables that are read again, and not swept yet.
+    renewals: Vec<Arc<TableWork>>,
     /// Covers the keys held for reads under way.
     keys_charge: Charge,
 }
@@ -166,6 +169,7 @@ impl Stream {
             acknowledged: position.lsn,
             looking: false,
             look: None,
+            renewals: reads.tables.iter().filter(|work| work.renewal().is_some()).cloned().collect(),
             keys_charge: link.outlet.budget().nothing(),
         };
         Self {

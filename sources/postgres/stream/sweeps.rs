@@ -11,16 +11,19 @@ impl Stream {
     /// Says so for each table of which everything was read again, between transactions: nothing of it
     /// is on its way beside the stream then.
     pub(super) async fn sweep_if_due(&mut self) -> Result<(), SourceError> {
-        if self.state.current.is_some() || self.state.refetches.oldest().is_some() {
+        let waits = self.state.current.is_some() || self.state.refetches.oldest().is_some();
+        if self.state.renewals.is_empty() || waits {
             return Ok(());
         }
-        let reads = self.reads.clone();
-        for work in &reads.tables {
+        for work in std::mem::take(&mut self.state.renewals) {
             let due = work.renewal().filter(|renewal| {
                 let is_read = work.with_progress(|progress| progress.is_done());
                 is_read && self.position.lsn >= renewal.from
             });
-            let Some(renewal) = due else { continue };
+            let Some(renewal) = due else {
+                self.state.renewals.push(work);
+                continue;
+            };
             if renewal.sweep {
                 let (below, place) = (offset(renewal.from)?, self.place()?);
                 let table = work.info.table.clone();
@@ -35,7 +38,8 @@ impl Stream {
     /// How far the log must be passed before a read or a sweep can go on, if it is not yet.
     pub(super) fn is_awaited(&self) -> bool {
         let awaited = self.reads.awaited.load(Ordering::Relaxed);
-        let sweep = self.reads.tables.iter().filter_map(|work| work.renewal()).map(|renewal| renewal.from.0);
+        let sweep =
+            self.state.renewals.iter().filter_map(|work| work.renewal()).map(|renewal| renewal.from.0);
         awaited.max(sweep.max().unwrap_or(0)) > self.passed.load(Ordering::Relaxed)
     }
 

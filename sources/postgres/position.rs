@@ -141,6 +141,17 @@ mod tests {
     }
 
     #[test]
+    fn t09_what_is_read_again_is_kept_and_nothing_is_written_where_nothing_is() {
+        let mut position = PgPosition::open(&Position::from_text(FORMAT_1)).unwrap();
+        assert!(!position.seal().unwrap().as_text().contains("renewal"), "as format 1 had it");
+        let renewal = Some(Renewal { from: Lsn(7), sweep: true });
+        let todo = vec![Range { leaf: Some(9), ..Range::default() }];
+        let state = TableState { oid: 1, todo, shape: Some("s".into()), leaves: [(9, 10)].into(), renewal };
+        position.tables.insert("public.c".into(), state);
+        assert_eq!(PgPosition::open(&position.seal().unwrap()).unwrap(), position);
+    }
+
+    #[test]
     fn a_newer_format_is_refused_by_name() {
         let newer = Position::from_text(r#"{"format":2,"anything":true}"#);
         let error = PgPosition::open(&newer).unwrap_err().to_string();

@@ -100,7 +100,7 @@ pub(super) struct TableWork {
     behind: OnceCell<()>,
     /// There is no such table any more.
     pub is_gone: bool,
-    /// There is none, and its documents stay: it is not forgotten, since its index is still ours.
+    /// There is none, and its documents stay: its index is still ours.
     pub is_kept: bool,
 }
 
@@ -301,7 +301,7 @@ impl Reads {
         rows: usize,
     ) -> Result<Option<KeyText>, SourceError> {
         let select = sql::boundary(table, bounds, rows);
-        let wrong = |error: super::wire::WireError| error.into_source("find the end of a chunk");
+        let wrong = |error: super::wire::WireError| error.into_read("find the end of a chunk");
         connection.query(&select.sql, &select.params()).await.map_err(wrong)?;
         let mut found = None;
         loop {
@@ -362,7 +362,7 @@ impl Reads {
         mut charge: Charge,
         mut used: usize,
     ) -> Result<ReadRows, SourceError> {
-        let wrong = |error: super::wire::WireError| error.into_source("read rows");
+        let wrong = |error: super::wire::WireError| error.into_read("read rows");
         let begun = connection.simple(&sql::begin_read(table)).await.map_err(wrong)?;
         let text = begun.first().and_then(|row| row.first()).and_then(Option::as_deref);
         let snapshot = text.and_then(PgSnapshot::parse).ok_or_else(rows::no_snapshot)?;

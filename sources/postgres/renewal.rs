@@ -130,3 +130,76 @@ fn gone(known: &Known, number: usize, state: Option<&TableState>, now: Lsn) -> T
     (work.is_gone, work.is_kept) = (true, is_kept);
     work
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::change::Table;
+    use crate::postgres::catalog::Leaf;
+    use crate::postgres::config::TableName;
+
+    const NOW: Lsn = Lsn(1000);
+
+    fn info(oid: u32, signature: &str, leaves: &[(u32, u32)]) -> TableInfo {
+        let table = Table { number: 0, name: "public.t".into(), columns: Box::new([]), key: Box::new([]) };
+        let leaf = |&(oid, file): &(u32, u32)| (oid, Leaf { sql: "l".into(), file });
+        TableInfo {
+            table: Arc::new(table),
+            oid,
+            name: TableName::parse("public.t").unwrap(),
+            is_partitioned: true,
+            decoders: Vec::new(),
+            key_types: Vec::new(),
+            row_filter: None,
+            rows_estimated: 0,
+            row_bytes_estimated: 0,
+            signature: signature.into(),
+            leaves: leaves.iter().map(leaf).collect(),
+        }
+    }
+
+    fn state(leaves: &[(u32, u32)], renewal: Option<Renewal>) -> TableState {
+        let leaves = leaves.iter().copied().collect();
+        TableState { oid: 1, todo: Vec::new(), shape: Some("s".into()), leaves, renewal }
+    }
+
+    fn judged(info: &TableInfo, state: &TableState, same_epoch: bool) -> (Vec<Range>, Option<Renewal>) {
+        let (progress, renewal) = again(info, OnDrop::Halt, state, same_epoch, NOW).unwrap();
+        (progress.todo(), renewal)
+    }
+
+    #[test]
+    fn t10_what_came_is_read_and_what_went_is_swept() {
+        let before = state(&[(5, 50), (6, 60)], None);
+        let renewal = |from, sweep| Some(Renewal { from, sweep });
+        let leaf = |oid| Range { leaf: Some(oid), ..Range::default() };
+        let whole = vec![Range::default()];
+        assert_eq!(judged(&info(1, "s", &[(5, 50), (6, 60)]), &before, true), (vec![], None));
+        let came = judged(&info(1, "s", &[(5, 50), (6, 60), (7, 70)]), &before, true);
+        assert_eq!(came, (vec![leaf(7)], renewal(NOW, false)));
+        for now in [
+            info(1, "s", &[(5, 50)]),
+            info(1, "s", &[(5, 50), (6, 61)]),
+            info(1, "other", &[(5, 50), (6, 60)]),
+        ] {
+            assert_eq!(judged(&now, &before, true), (whole.clone(), renewal(NOW, true)));
+        }
+        // One that is under way goes on from where it began: what it brought has versions from there on.
+        let under_way = state(&[(5, 50)], renewal(Lsn(9), true));
+        assert_eq!(judged(&info(1, "s", &[(5, 50)]), &under_way, true), (vec![], renewal(Lsn(9), true)));
+        assert_eq!(judged(&info(1, "s", &[(5, 50)]), &under_way, false), (whole, renewal(NOW, true)));
+        // A checkpoint of an earlier program says nothing of it.
+        let earlier = TableState { shape: None, ..state(&[], None) };
+        assert_eq!(judged(&info(1, "s", &[(5, 50)]), &earlier, true), (vec![], None));
+    }
+
+    #[test]
+    fn t09_another_table_of_that_name_is_read_only_when_told() {
+        let now = info(2, "s", &[]);
+        let judged = |on_drop| again(&now, on_drop, &state(&[], None), true, NOW);
+        assert!(judged(OnDrop::Halt).unwrap_err().to_string().contains("table-replaced"));
+        assert_eq!(judged(OnDrop::Delete).unwrap().1, Some(Renewal { from: NOW, sweep: true }));
+        assert_eq!(judged(OnDrop::Keep).unwrap().1, Some(Renewal { from: NOW, sweep: false }));
+    }
+}

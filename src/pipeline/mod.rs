@@ -278,6 +278,15 @@ impl Pipeline {
                 }
             }
         };
+        self.leave(intake, ended).await
+    }
+
+    /// The end of following: for good, or (`Ok(true)`) until the tables that are there are looked up.
+    async fn leave(
+        &mut self,
+        mut intake: Intake,
+        ended: Result<bool, PipelineError>,
+    ) -> Result<Followed, PipelineError> {
         let mut anew = matches!(ended, Ok(true));
         let mut ended = ended.map(drop);
         if anew {

@@ -25,7 +25,7 @@ use super::describe::Catalog;
 use super::lsn::Lsn;
 use super::open::{Begin, offset};
 use super::position::{CommitMark, PgPosition};
-use super::reads::{FromRead, Reads, TableWork};
+use super::reads::{FromRead, Reads};
 use super::refetch::Refetches;
 use super::snapshot::PgSnapshot;
 use super::step::{self, Changes, New, Step};
@@ -43,6 +43,7 @@ mod entering;
 mod sweeps;
 
 use entering::HeldRead;
+use sweeps::Renewing;
 
 /// Between two checkpoints while changes flow; each costs the store a durable write at the most.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
@@ -121,7 +122,7 @@ struct State {
     looking: bool,
     look: Option<crate::world::Task>,
     /// Tables that are read again, and not swept yet.
-    renewals: Vec<Arc<TableWork>>,
+    renewals: Vec<Renewing>,
     /// Covers the keys held for reads under way.
     keys_charge: Charge,
 }
@@ -169,7 +170,7 @@ impl Stream {
             acknowledged: position.lsn,
             looking: false,
             look: None,
-            renewals: reads.tables.iter().filter(|work| work.renewal().is_some()).cloned().collect(),
+            renewals: Renewing::of(&reads.tables),
             keys_charge: link.outlet.budget().nothing(),
         };
         Self {

@@ -1,30 +1,43 @@
 //! The end of reading a table again (law 9): what no row brought is deleted.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Stream;
 use crate::change::Item;
 use crate::postgres::open::offset;
+use crate::postgres::reads::TableWork;
 use crate::source::SourceError;
 
+/// A table that is read again.
+pub(super) struct Renewing {
+    work: Arc<TableWork>,
+    /// All of it was read: rows with earlier tickets are still to be read by their keys.
+    read: Option<u64>,
+}
+
+impl Renewing {
+    /// Those of all tables.
+    pub(super) fn of(tables: &[Arc<TableWork>]) -> Vec<Self> {
+        let renewing = tables.iter().filter(|work| work.renewal().is_some());
+        renewing.map(|work| Self { work: work.clone(), read: None }).collect()
+    }
+}
+
 impl Stream {
-    /// Says so for each table of which everything was read again, between transactions: nothing of it
-    /// is on its way beside the stream then.
+    /// Says so for each table of which everything was read again, between transactions, when each row that
+    /// had to be read by its key by then has gone out too.
     pub(super) async fn sweep_if_due(&mut self) -> Result<(), SourceError> {
-        let waits = self.state.current.is_some() || self.state.refetches.oldest().is_some();
-        if self.state.renewals.is_empty() || waits {
+        if self.state.renewals.is_empty() || self.state.current.is_some() {
             return Ok(());
         }
-        for work in std::mem::take(&mut self.state.renewals) {
-            let due = work.renewal().filter(|renewal| {
-                let is_read = work.with_progress(|progress| progress.is_done());
-                is_read && self.position.lsn >= renewal.from
-            });
-            let Some(renewal) = due else {
-                self.state.renewals.push(work);
+        for mut renewing in std::mem::take(&mut self.state.renewals) {
+            if !self.is_due(&mut renewing) {
+                self.state.renewals.push(renewing);
                 continue;
-            };
-            if renewal.sweep {
+            }
+            let work = renewing.work;
+            if let Some(renewal) = work.renewal().filter(|renewal| renewal.sweep) {
                 let (below, place) = (offset(renewal.from)?, self.place()?);
                 let table = work.info.table.clone();
                 self.push_item(Item::Sweep { table, below, offset: place }).await?;
@@ -35,11 +48,21 @@ impl Stream {
         Ok(())
     }
 
+    fn is_due(&self, renewing: &mut Renewing) -> bool {
+        let Renewing { work, read } = renewing;
+        let passed = work.renewal().is_none_or(|renewal| self.position.lsn >= renewal.from);
+        if !passed || !work.with_progress(|progress| progress.is_done()) {
+            return false;
+        }
+        let ticket = *read.get_or_insert_with(|| self.state.refetches.next_ticket());
+        self.state.refetches.oldest().is_none_or(|oldest| oldest >= ticket)
+    }
+
     /// How far the log must be passed before a read or a sweep can go on, if it is not yet.
     pub(super) fn is_awaited(&self) -> bool {
         let awaited = self.reads.awaited.load(Ordering::Relaxed);
         let sweep =
-            self.state.renewals.iter().filter_map(|work| work.renewal()).map(|renewal| renewal.from.0);
+            self.state.renewals.iter().filter_map(|of| of.work.renewal()).map(|renewal| renewal.from.0);
         awaited.max(sweep.max().unwrap_or(0)) > self.passed.load(Ordering::Relaxed)
     }
 

@@ -197,7 +197,7 @@ impl Pair {
                 let report = compare(&self.http, &self.index(&table), rows).await;
                 if !report.is_equal() {
                     println!("{table}: {report}");
-                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 report.is_equal().then_some(())
             })

@@ -12,6 +12,7 @@
 //!   waits while it holds rows.
 //! - One repeatable-read transaction gives rows and snapshot one view.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, OnceCell, mpsc, oneshot, watch};
 use super::catalog::TableInfo;
 use super::history::Emitted;
 use super::lsn::Lsn;
+use super::position::Renewal;
 use super::progress::{KeyText, Progress, Range, RangeId};
 use super::rows;
 use super::slot;
@@ -96,11 +98,36 @@ pub(super) struct TableWork {
     pub progress: Mutex<Progress>,
     /// Set when nobody holds a write lock on the table any more who held one at the reader's start.
     gate: OnceCell<()>,
+    /// Why it is read again, until it was.
+    pub renewal: Mutex<Option<Renewal>>,
+    /// Set when the log was passed up to what those at the gate may have written under the old catalog.
+    behind: OnceCell<()>,
+    /// There is no such table any more.
+    pub is_gone: bool,
+    /// There is none, and its documents stay: its index is still ours.
+    pub is_kept: bool,
 }
 
 impl TableWork {
-    pub(super) fn new(info: Arc<TableInfo>, progress: Progress) -> Self {
-        Self { info, progress: Mutex::new(progress), gate: OnceCell::new() }
+    pub(super) fn new(info: Arc<TableInfo>, progress: Progress, renewal: Option<Renewal>) -> Self {
+        Self {
+            info,
+            progress: Mutex::new(progress),
+            gate: OnceCell::new(),
+            renewal: Mutex::new(renewal),
+            behind: OnceCell::new(),
+            is_gone: false,
+            is_kept: false,
+        }
+    }
+
+    pub(super) fn renewal(&self) -> Option<Renewal> {
+        *self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It was read again, and swept.
+    pub(super) fn renewed(&self) {
+        *self.renewal.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(super) fn with_progress<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
@@ -135,6 +162,10 @@ pub(super) struct Reads {
     pub sharers: usize,
     /// True while chunks must wait, since the server keeps too much log.
     pub yields: Arc<watch::Sender<bool>>,
+    /// How far the log has been passed.
+    pub passed: Arc<AtomicU64>,
+    /// How far it must be passed before a chunk can be read; the reader of the log asks for it.
+    pub awaited: AtomicU64,
     /// Something may be to take again.
     pub more: Notify,
 }
@@ -164,6 +195,7 @@ impl Reads {
                 None => connection.insert(self.open().await?),
             };
             self.pass_gate(connection, &table).await?;
+            table.behind.get_or_try_init(|| self.wait_for_the_log(connection, &table)).await?;
             self.chunk(connection, &table, range, bounds).await?;
             self.more.notify_waiters();
         }
@@ -204,6 +236,25 @@ impl Reads {
             held.retain(|old| now.iter().any(|new| new.virtual_transaction == old.virtual_transaction));
         }
         self.status.send_modify(|status| status.waiting_for = None);
+        Ok(())
+    }
+
+    /// A table that is read again: what was written under the old catalog must have gone out before,
+    /// or its image of that time would displace a row that was read.
+    async fn wait_for_the_log(
+        &self,
+        connection: &mut Connection,
+        table: &TableWork,
+    ) -> Result<(), SourceError> {
+        if table.renewal().is_none() {
+            return Ok(());
+        }
+        let end =
+            slot::log_end(connection).await.map_err(|error| error.into_source("ask for the log's end"))?;
+        self.awaited.fetch_max(end.0, Ordering::Relaxed);
+        while self.passed.load(Ordering::Relaxed) < end.0 {
+            self.world.sleep(GATE_LOOK_EVERY).await;
+        }
         Ok(())
     }
 
@@ -261,7 +312,7 @@ impl Reads {
         rows: usize,
     ) -> Result<Option<KeyText>, SourceError> {
         let select = sql::boundary(table, bounds, rows);
-        let wrong = |error: super::wire::WireError| error.into_source("find the end of a chunk");
+        let wrong = |error: super::wire::WireError| error.into_read("find the end of a chunk");
         connection.query(&select.sql, &select.params()).await.map_err(wrong)?;
         let mut found = None;
         loop {
@@ -322,7 +373,7 @@ impl Reads {
         mut charge: Charge,
         mut used: usize,
     ) -> Result<ReadRows, SourceError> {
-        let wrong = |error: super::wire::WireError| error.into_source("read rows");
+        let wrong = |error: super::wire::WireError| error.into_read("read rows");
         let begun = connection.simple(&sql::begin_read(table)).await.map_err(wrong)?;
         let (snapshot, seen) = self.view(begun.first())?;
         connection.query(&select.sql, &select.params()).await.map_err(wrong)?;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::change::Table;
 use crate::position::{Offset, Position};
-use crate::queue::Outlet;
+use crate::queue::{Closed, Outlet};
 use crate::world::BoxFuture;
 
 /// A failure of a source, by what to do about it (law 7).
@@ -51,6 +51,12 @@ pub enum SourceError {
     /// The pipeline has ended; nothing is wrong here.
     #[error("the pipeline has ended")]
     Closed,
+}
+
+impl From<Closed> for SourceError {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
 }
 
 /// One thing that `check` found missing.

@@ -6,9 +6,9 @@ use super::catalog::{TableInfo, ValueTypes};
 use super::config::Config;
 use super::known::{self, Known};
 use super::pgoutput::Message;
-use super::reads::TableWork;
 use super::rows;
 use super::wire::Connection;
+use super::work::TableWork;
 use crate::source::SourceError;
 
 /// What a person does when documents would get other ids.

@@ -61,6 +61,7 @@ mod stream;
 mod tuple;
 mod watch;
 mod wire;
+mod work;
 
 pub(crate) use discover::discover;
 

@@ -12,22 +12,22 @@
 //!   waits while it holds rows.
 //! - One repeatable-read transaction gives rows and snapshot one view.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OnceCell, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::catalog::TableInfo;
 use super::history::Emitted;
 use super::lsn::Lsn;
-use super::position::Renewal;
 use super::progress::{KeyText, Progress, Range, RangeId};
 use super::rows;
 use super::slot;
 use super::snapshot::PgSnapshot;
 use super::sql::{self, Select};
 use super::wire::{Connect, Connection, Next};
+use super::work::TableWork;
 use crate::budget::{Charge, Class};
 use crate::change::{Op, Row, RowBuilder};
 use crate::merge::ReadId;
@@ -90,49 +90,6 @@ pub(super) enum Purpose {
 pub(super) enum Verdict {
     Taken,
     Again,
-}
-
-/// A table under work.
-pub(super) struct TableWork {
-    pub info: Arc<TableInfo>,
-    pub progress: Mutex<Progress>,
-    /// Set when nobody holds a write lock on the table any more who held one at the reader's start.
-    gate: OnceCell<()>,
-    /// Why it is read again, until it was.
-    pub renewal: Mutex<Option<Renewal>>,
-    /// Set when the log was passed up to what those at the gate may have written under the old catalog.
-    behind: OnceCell<()>,
-    /// There is no such table any more.
-    pub is_gone: bool,
-    /// There is none, and its documents stay: its index is still ours.
-    pub is_kept: bool,
-}
-
-impl TableWork {
-    pub(super) fn new(info: Arc<TableInfo>, progress: Progress, renewal: Option<Renewal>) -> Self {
-        Self {
-            info,
-            progress: Mutex::new(progress),
-            gate: OnceCell::new(),
-            renewal: Mutex::new(renewal),
-            behind: OnceCell::new(),
-            is_gone: false,
-            is_kept: false,
-        }
-    }
-
-    pub(super) fn renewal(&self) -> Option<Renewal> {
-        *self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// It was read again, and swept.
-    pub(super) fn renewed(&self) {
-        *self.renewal.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    pub(super) fn with_progress<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
-        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// Keys whose rows have to be read again.

@@ -17,7 +17,7 @@ use super::known::Known;
 use super::lsn::Lsn;
 use super::position::{PgPosition, Renewal, TableState};
 use super::progress::{Progress, Range};
-use super::reads::TableWork;
+use super::work::TableWork;
 use crate::OnDrop;
 use crate::source::SourceError;
 

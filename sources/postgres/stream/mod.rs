@@ -34,7 +34,7 @@ use crate::budget::{Charge, Class};
 use crate::change::{Change, Item, Key, Op, Origin, RowBuilder};
 use crate::merge::{Merge, ReadId};
 use crate::position::Position;
-use crate::queue::{Closed, Outgoing};
+use crate::queue::Outgoing;
 use crate::source::{Link, SourceError};
 use crate::world::{Moment, SharedWorld};
 
@@ -43,7 +43,7 @@ mod entering;
 mod sweeps;
 
 use entering::HeldRead;
-use sweeps::Renewing;
+use sweeps::{AWAITED_EVERY, Renewing};
 
 /// Between two checkpoints while changes flow; each costs the store a durable write at the most.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
@@ -57,8 +57,6 @@ const FEEDBACK_EVERY: Duration = Duration::from_secs(5);
 const UNANSWERED_MOST: u32 = 12;
 /// After so many, what is waited for is said.
 const UNANSWERED_TOLD: u32 = 3;
-/// Between two questions where the log ends, while a read waits for that place.
-const AWAITED_EVERY: Duration = Duration::from_millis(200);
 /// The least time between two reads that bring little; added to the latency of a busy log at the most.
 const GATHER: Duration = Duration::from_millis(1);
 /// What is little: a quarter of the wire's buffer.
@@ -125,12 +123,6 @@ struct State {
     renewals: Vec<Renewing>,
     /// Covers the keys held for reads under way.
     keys_charge: Charge,
-}
-
-impl From<Closed> for SourceError {
-    fn from(_: Closed) -> Self {
-        Self::Closed
-    }
 }
 
 fn lost(error: WireError) -> SourceError {

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Stream;
 use crate::change::Item;
 use crate::postgres::open::offset;
-use crate::postgres::reads::TableWork;
+use crate::postgres::work::TableWork;
 use crate::source::SourceError;
+
+/// Between two questions where the log ends, while a read waits for that place.
+pub(super) const AWAITED_EVERY: Duration = Duration::from_millis(200);
 
 /// A table that is read again.
 pub(super) struct Renewing {

@@ -14,7 +14,6 @@ mod partitions;
 mod patterns;
 mod published;
 mod reads;
-mod schema;
 mod slot;
 mod slot_versions;
 mod stream;

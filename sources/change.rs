@@ -310,6 +310,17 @@ pub enum Item {
         /// The place of the event.
         offset: Offset,
     },
+    /// The whole table was read again since the place `below`, and every row of it has gone out: a
+    /// document whose version is older belongs to a row that is gone without an event (law 9). Nothing
+    /// newer goes out before each of them is deleted with this place's version.
+    Sweep {
+        /// The table that was read again.
+        table: Arc<Table>,
+        /// The place at which reading it again was begun.
+        below: Offset,
+        /// The place of the sweep.
+        offset: Offset,
+    },
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod fuzzing;
 pub mod merge;
 #[doc(hidden)]
 pub mod mutant;
+pub mod pattern;
 pub mod position;
 pub mod queue;
 pub mod source;
@@ -79,6 +80,20 @@ pub struct Settings {
 pub struct TableSettings {
     /// `schema.table`.
     pub name: String,
+    /// What becomes of its documents when it is dropped.
+    pub on_drop: OnDrop,
+}
+
+/// What becomes of a table's documents when the table is dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDrop {
+    /// A person decides.
+    #[default]
+    Halt,
+    /// They are deleted.
+    Delete,
+    /// They stay.
+    Keep,
 }
 
 /// A fault in a source's section.

@@ -51,7 +51,7 @@ impl Costs {
         match item {
             Item::Change(change) => self.of_change(change),
             Item::Checkpoint(position) => self.of_checkpoint(position),
-            Item::Clear { .. } => ITEM_BYTES,
+            Item::Clear { .. } | Item::Sweep { .. } => ITEM_BYTES,
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::change::Table;
 use crate::position::{Offset, Position};
-use crate::queue::Outlet;
+use crate::queue::{Closed, Outlet};
 use crate::world::BoxFuture;
 
 /// A failure of a source, by what to do about it (law 7).
@@ -41,9 +41,22 @@ pub enum SourceError {
         /// What to do.
         hint: String,
     },
+    /// The tables are not those that [`Source::tables`] told: everything that was emitted is settled,
+    /// then it is asked again, and the source is opened anew.
+    #[error("the tables have changed: {what}")]
+    Changed {
+        /// What has changed, for people.
+        what: String,
+    },
     /// The pipeline has ended; nothing is wrong here.
     #[error("the pipeline has ended")]
     Closed,
+}
+
+impl From<Closed> for SourceError {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
 }
 
 /// One thing that `check` found missing.
@@ -208,8 +221,9 @@ pub trait Source: Send + Sync {
         Box::pin(async { Removed::default() })
     }
 
-    /// The tables as they are now, in the configured order; [`Table::number`] is the place in it.
-    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>>;
+    /// The tables as they are now, in the configured order; [`Table::number`] is the place in it. A table
+    /// without columns is one that was read up to `before` and is gone.
+    fn tables(&self, before: Option<Position>) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>>;
 
     /// Connects and asks, before anything is read (law 8). What it has to wait for shows in `status`.
     fn open(

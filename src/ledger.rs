@@ -127,6 +127,11 @@ impl Ledger {
         Self::default()
     }
 
+    /// A ledger of an empty stream in a process that has counted before.
+    pub fn going_on(counts: Counts) -> Self {
+        Self { counts, ..Self::default() }
+    }
+
     /// `changes` more belong to the segment that is open now, which is told.
     pub fn enter(&mut self, changes: u64) -> SegmentId {
         self.open += changes;

@@ -16,9 +16,10 @@ mod slots;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::catalog::{Server, TableInfo, ValueTypes, quoted};
-use super::config::Config;
+use super::catalog::{self, Server, TableInfo, ValueTypes, quoted};
+use super::config::{Config, Entry, TableName};
 use super::wire::{Connection, WireError};
+use crate::OnDrop;
 use crate::change::Table;
 use crate::source::{Checked, Finding};
 use crate::world::SharedWorld;
@@ -51,8 +52,9 @@ pub(crate) async fn check(config: &Config, world: &SharedWorld) -> Result<Checke
             Err(error) => findings.cannot_replicate(config, &error),
         }
     }
-    let tables = findings.tables(&mut sql, config).await?;
-    findings.publication(&mut sql, config).await?;
+    let entries = findings.entries(&mut sql, config).await?;
+    let tables = findings.tables(&mut sql, config, &entries).await?;
+    findings.publication(&mut sql, config, &entries).await?;
     // A standby cannot say how much log a slot holds; that it is one was said.
     if !server.in_recovery {
         findings.slot(&mut sql, config, &server).await?;
@@ -113,15 +115,52 @@ impl Findings {
         );
     }
 
+    /// The tables that are named, and those that match a pattern now.
+    async fn entries(&mut self, sql: &mut Connection, config: &Config) -> Result<Vec<Entry>, WireError> {
+        let mut entries: Vec<Entry> = config.exact().cloned().collect();
+        let patterns: Vec<TableName> = config.patterns().map(|entry| entry.name.clone()).collect();
+        if patterns.is_empty() {
+            return Ok(entries);
+        }
+        for (schema, name) in catalog::matching(sql, &patterns).await? {
+            let name = TableName::of(schema, name);
+            if entries.iter().any(|known| known.name.schema == name.schema && known.name.name == name.name) {
+                continue;
+            }
+            let mut matching = config.patterns().filter(|entry| entry.name.matches(&name));
+            match (matching.next(), matching.next()) {
+                (None, _) => {}
+                (Some(entry), None) => entries.push(Entry { name, on_drop: entry.on_drop }),
+                (Some(one), Some(other)) => self.add(
+                    format!(
+                        "{} matches both {:?} and {:?}",
+                        name.spelled, one.name.spelled, other.name.spelled
+                    ),
+                    "make one of the patterns narrower, or name the table by itself",
+                ),
+            }
+        }
+        Ok(entries)
+    }
+
     /// What forbids each table; gives those that nothing forbids.
-    async fn tables(&mut self, sql: &mut Connection, config: &Config) -> Result<Vec<Arc<Table>>, WireError> {
+    async fn tables(
+        &mut self,
+        sql: &mut Connection,
+        config: &Config,
+        entries: &[Entry],
+    ) -> Result<Vec<Arc<Table>>, WireError> {
         let mut types = ValueTypes::default();
         let mut readable = Vec::new();
-        for (number, name) in config.tables.iter().enumerate() {
+        for (number, Entry { name, on_drop }) in entries.iter().enumerate() {
             let examined =
                 TableInfo::examine(sql, &mut types, number as u32, name, &config.publication).await?;
             match examined {
                 Ok(info) => readable.push(info.table),
+                // It may have been dropped, or is yet to come: the pipeline runs without it.
+                Err(faults) if *on_drop != OnDrop::Halt && faults.iter().all(|fault| fault.is_missing) => {
+                    self.advised.extend(faults.into_iter().map(Finding::from));
+                }
                 Err(faults) => self.missing.extend(faults.into_iter().map(Finding::from)),
             }
         }

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::catalog::quoted;
 use super::wire::Connect;
-use crate::{Problem, Settings};
+use crate::pattern;
+use crate::{OnDrop, Problem, Settings, TableSettings};
 
 /// For the fuzz targets, which may not see the url's module.
 #[cfg(any(test, feature = "fuzzing"))]
@@ -42,12 +43,21 @@ pub(crate) struct Config {
     pub(crate) chunk_rows: u32,
     /// Chunks read side by side.
     pub(crate) readers: u32,
-    /// The tables, in the configured order.
-    pub(crate) tables: Vec<TableName>,
+    /// The tables and patterns, in the configured order.
+    pub(crate) entries: Vec<Entry>,
     /// Beside what the server says: the most bytes of log that it shall keep for the slot.
     pub(crate) log_held_bytes_max: Option<u64>,
     /// The most bytes of one row.
     pub(crate) document_bytes_max: usize,
+}
+
+/// A table, or a pattern of tables, of the configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// With `*` in it, a pattern.
+    pub(crate) name: TableName,
+    /// What becomes of documents when the table is dropped.
+    pub(crate) on_drop: OnDrop,
 }
 
 /// A table's name.
@@ -65,12 +75,21 @@ impl TableName {
     /// `schema.table`; a part with a dot in it stands in double quotes. Upper and lower case are
     /// what they are, as in the catalog.
     pub(crate) fn parse(spelled: &str) -> Option<Self> {
-        let (schema, rest) = part(spelled)?;
-        let (name, rest) = part(rest.strip_prefix('.')?)?;
-        rest.is_empty().then(|| Self { schema, name, spelled: spelled.to_owned() })
+        let (schema, name) = pattern::parts(spelled)?;
+        Some(Self { schema, name, spelled: spelled.to_owned() })
     }
 
-    /// Spelled so that [`Self::parse`] finds the same.
+    /// Whether it stands for all tables that match it.
+    pub(crate) fn is_pattern(&self) -> bool {
+        self.schema.contains('*') || self.name.contains('*')
+    }
+
+    /// Whether a pattern matches a table.
+    pub(crate) fn matches(&self, table: &Self) -> bool {
+        pattern::matches(&self.schema, &table.schema) && pattern::matches(&self.name, &table.name)
+    }
+
+    /// Of a table in the catalog, spelled so that [`Self::parse`] finds the same.
     pub(crate) fn of(schema: String, name: String) -> Self {
         let spell = |part: &str| match part.contains('.') || part.starts_with('"') {
             true => quoted(part),
@@ -83,28 +102,6 @@ impl TableName {
     /// As SQL needs it.
     pub(crate) fn sql(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
-    }
-}
-
-fn part(text: &str) -> Option<(String, &str)> {
-    let Some(inside) = text.strip_prefix('"') else {
-        let end = text.find('.').unwrap_or(text.len());
-        let (name, rest) = text.split_at(end);
-        return (!name.is_empty()).then(|| (name.to_owned(), rest));
-    };
-    let mut name = String::new();
-    let mut rest = inside;
-    loop {
-        let (before, after) = rest.split_once('"')?;
-        name.push_str(before);
-        match after.strip_prefix('"') {
-            // Two quotes inside of quotes are one.
-            Some(more) => {
-                name.push('"');
-                rest = more;
-            }
-            None => return (!name.is_empty()).then_some((name, after)),
-        }
     }
 }
 
@@ -124,7 +121,7 @@ impl Config {
         let readers = section.number("readers", READERS, READERS_MAX);
         let log_held_bytes_max = section.size("log_held_bytes_max");
         section.refuse_the_rest();
-        let tables = section.tables(settings.tables.iter().map(|table| table.name.as_str()));
+        let entries = section.tables(&settings.tables);
         let connect = said.judge(&settings.name, &mut section);
         let Some(connect) = connect.filter(|_| section.problems.is_empty()) else {
             return Err(section.problems);
@@ -135,10 +132,25 @@ impl Config {
             publication,
             chunk_rows,
             readers,
-            tables,
+            entries,
             log_held_bytes_max,
             document_bytes_max: settings.document_bytes_max,
         })
+    }
+
+    /// The tables that are named by themselves.
+    pub(crate) fn exact(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| !entry.name.is_pattern())
+    }
+
+    /// The patterns.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.name.is_pattern())
+    }
+
+    /// All names and patterns.
+    pub(crate) fn wanted(&self) -> Vec<TableName> {
+        self.entries.iter().map(|entry| entry.name.clone()).collect()
     }
 
     /// How to reach the server for the log.
@@ -222,11 +234,11 @@ impl Section {
         }
     }
 
-    fn tables<'a>(&mut self, names: impl Iterator<Item = &'a str>) -> Vec<TableName> {
+    fn tables(&mut self, settings: &[TableSettings]) -> Vec<Entry> {
         let mut tables = Vec::new();
-        for spelled in names {
+        for TableSettings { name: spelled, on_drop } in settings {
             match TableName::parse(spelled) {
-                Some(table) => tables.push(table),
+                Some(name) => tables.push(Entry { name, on_drop: *on_drop }),
                 None => self.problem(
                     "",
                     format!("table {spelled:?} is not spelled schema.table, as in \"public.products\""),
@@ -250,11 +262,10 @@ impl Section {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::TableSettings;
     use serde_json::json;
 
     fn parse(keys: Value) -> Result<Config, Vec<Problem>> {
-        let tables = vec![TableSettings { name: "public.t".to_owned() }];
+        let tables = vec![TableSettings { name: "public.t".to_owned(), on_drop: OnDrop::Halt }];
         let keys = keys.as_object().unwrap().clone();
         Config::new(Settings {
             name: "My shop".to_owned(),

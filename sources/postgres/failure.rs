@@ -23,6 +23,17 @@ impl WireError {
     }
 }
 
+impl WireError {
+    /// The failure of a read of a table: that the table or a column is gone is DDL that nobody has
+    /// noticed yet (T09). Whoever asks for the tables anew finds what is there, or what is missing.
+    pub(super) fn into_read(self, context: &'static str) -> SourceError {
+        match self.sqlstate() {
+            Some("42P01" | "42703" | "3F000") => SourceError::Changed { what: format!("{context}: {self}") },
+            _ => self.into_source(context),
+        }
+    }
+}
+
 /// By the server's code: <https://www.postgresql.org/docs/18/errcodes-appendix.html>
 fn of_server(error: &ServerError, context: &'static str) -> SourceError {
     let halt = |state: &'static str, hint: &str| SourceError::Halt {

@@ -334,6 +334,8 @@ fn table_of(relation: &Relation<'_>, types: &ValueTypes) -> TableInfo {
         row_filter: None,
         rows_estimated: 0,
         row_bytes_estimated: 0,
+        signature: String::new(),
+        leaves: std::collections::BTreeMap::new(),
     }
 }
 

@@ -54,14 +54,17 @@ fn config(name: &str, url: &str, tables: &[&str]) -> Config {
         folder: std::path::PathBuf::new(),
         environment: std::collections::BTreeMap::new(),
         keys: keys.as_object().unwrap().clone(),
-        tables: tables.iter().map(|table| TableSettings { name: format!("{name}.{table}") }).collect(),
+        tables: tables
+            .iter()
+            .map(|table| TableSettings { name: format!("{name}.{table}"), on_drop: crate::OnDrop::Halt })
+            .collect(),
         document_bytes_max: ROW_MAX,
     })
     .unwrap()
 }
 
 async fn load(sql: &mut Connection, types: &mut ValueTypes, config: &Config) -> TableInfo {
-    TableInfo::load(sql, types, 0, &config.tables[0], &config.publication).await.unwrap().unwrap()
+    TableInfo::load(sql, types, 0, &config.entries[0].name, &config.publication).await.unwrap().unwrap()
 }
 
 fn values(info: &TableInfo, tuple: Tuple<'_>) -> Vec<String> {
@@ -134,7 +137,7 @@ async fn changes_of_every_kind_come_and_a_large_one_is_read_past() {
     let (mut server, config) = server("live_changes").await;
     server.sql.simple("CREATE TABLE live_changes.t (id int PRIMARY KEY, big text, n int)").await.unwrap();
     server.sql.simple("ALTER TABLE live_changes.t ALTER big SET STORAGE EXTERNAL").await.unwrap();
-    slot::ensure_publication(&mut server.sql, &config.publication, &config.tables).await.unwrap();
+    slot::ensure_publication(&mut server.sql, &config.publication, &config.wanted()).await.unwrap();
     slot::create_slot(&mut server.sql, &config.slot).await.unwrap();
     for sql in [
         "INSERT INTO live_changes.t VALUES (1, repeat('x', 10000), 0)",
@@ -347,7 +350,7 @@ async fn t12_lists_of_columns_and_row_filters_of_a_publication_are_known() {
         (vec!["\"a\"".to_owned(), "\"id\"".to_owned()], &[1][..])
     );
     assert_eq!(info.row_filter.as_deref(), Some("(id > 5)"));
-    let more = [config.tables[0].clone(), TableName::parse("live_lists.t2").unwrap()];
+    let more = [config.entries[0].name.clone(), TableName::parse("live_lists.t2").unwrap()];
     server.sql.simple("CREATE TABLE live_lists.t2 (id int PRIMARY KEY)").await.unwrap();
     let done = slot::ensure_publication(&mut server.sql, &config.publication, &more).await.unwrap();
     assert_eq!(done, Published::Added(vec![more[1].clone()]));

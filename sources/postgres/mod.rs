@@ -10,16 +10,18 @@
 //!   open ─ history          law 8: asked and compared before anything is read; another timeline
 //!   stream ─ step           the reader: the log in order, reads merged in, checkpoints
 //!   reads ─ progress ─ sql  chunks and refetches
+//!   known ─ changes         which tables there are; the catalog looked at, since DDL has no event
+//!   renewal                 what changed without an event, and is read again
 //!   watch                   bytes of log that the slot holds
 //! ```
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
 use crate::change::Table;
-use crate::position::Offset;
+use crate::position::{Offset, Position};
 use crate::source::{
     Checked, Continuity, Link, Reader, Removed, Resume, Source, SourceError, StatusSender, TableProgress,
 };
@@ -27,15 +29,18 @@ use crate::world::{BoxFuture, SharedWorld, Task};
 use crate::{Problem, Settings};
 
 mod catalog;
+mod changes;
 mod check;
 mod config;
 mod credentials;
 mod decode;
+mod describe;
 mod discover;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod history;
+mod known;
 #[cfg(all(test, feature = "live"))]
 mod live;
 mod lsn;
@@ -46,6 +51,7 @@ mod progress;
 mod reads;
 mod refetch;
 mod remove;
+mod renewal;
 mod rows;
 mod slot;
 mod snapshot;
@@ -55,13 +61,16 @@ mod stream;
 mod tuple;
 mod watch;
 mod wire;
+mod work;
 
 pub(crate) use discover::discover;
 
 use catalog::ValueTypes;
 use config::Config;
 use history::Emitted;
+use known::Known;
 use open::Opened;
+use position::PgPosition;
 use reads::Reads;
 use refetch::Refetches;
 use stream::Stream;
@@ -71,12 +80,14 @@ struct Postgres {
     world: SharedWorld,
     /// Outlives each reader: another server must have all of it.
     emitted: Arc<Emitted>,
+    /// As [`Source::tables`] told them last: what is opened must be the same.
+    told: Mutex<Option<Vec<Known>>>,
 }
 
 /// Makes the source from its section.
 pub(crate) fn make(settings: Settings, world: SharedWorld) -> Result<Box<dyn Source>, Vec<Problem>> {
     let config = Arc::new(Config::new(settings)?);
-    Ok(Box::new(Postgres { config, world, emitted: Arc::default() }))
+    Ok(Box::new(Postgres { config, world, emitted: Arc::default(), told: Mutex::new(None) }))
 }
 
 impl Source for Postgres {
@@ -91,11 +102,15 @@ impl Source for Postgres {
         Box::pin(remove::remove(&self.config, &self.world))
     }
 
-    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {
-        Box::pin(async {
+    fn tables(&self, before: Option<Position>) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {
+        Box::pin(async move {
+            let before = before.as_ref().map(PgPosition::open).transpose()?;
             let mut sql = open::connect(&self.config.connect, &self.world, "connect to the database").await?;
-            let infos = open::tables(&mut sql, &mut ValueTypes::default(), &self.config).await?;
-            Ok(infos.iter().map(|info| info.table.clone()).collect())
+            let types = &mut ValueTypes::default();
+            let list = known::look_up(&mut sql, types, &self.config, before.as_ref()).await?;
+            let tables = list.iter().enumerate().map(|(number, known)| known.table(number)).collect();
+            *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(list);
+            Ok(tables)
         })
     }
 
@@ -105,7 +120,9 @@ impl Source for Postgres {
         status: StatusSender,
     ) -> BoxFuture<'_, Result<Box<dyn Reader>, SourceError>> {
         Box::pin(async move {
-            let opened = open::open(&self.config, &self.world, resume, &self.emitted, &status).await?;
+            let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let (config, world) = (&self.config, &self.world);
+            let opened = open::open(config, world, told, resume, &self.emitted, &status).await?;
             let progress = opened.tables.iter().map(|work| TableProgress {
                 name: work.info.table.name.to_string(),
                 rows_estimated: work.info.rows_estimated,
@@ -156,6 +173,7 @@ impl PgReader {
     async fn read(self: Box<Self>, link: Link) -> Result<(), SourceError> {
         let Self { config, world, emitted, opened } = *self;
         config.connect.login.works();
+        let passed = Arc::new(AtomicU64::new(opened.position.lsn.0));
         let (to_reader, from_reads) = mpsc::unbounded_channel();
         let (to_refetch, jobs) = mpsc::unbounded_channel();
         let reads = Arc::new(Reads {
@@ -164,6 +182,8 @@ impl PgReader {
             tables: opened.tables,
             timeline: opened.position.timeline,
             emitted,
+            passed: passed.clone(),
+            awaited: AtomicU64::new(0),
             outlet: link.outlet.clone(),
             to_reader,
             status: link.status.clone(),
@@ -173,7 +193,6 @@ impl PgReader {
             yields: Arc::default(),
             more: tokio::sync::Notify::new(),
         });
-        let passed = Arc::new(AtomicU64::new(opened.position.lsn.0));
         let watching = watch::Watch {
             world: world.clone(),
             connect: config.connect.clone(),
@@ -185,8 +204,10 @@ impl PgReader {
         }
         .run();
         // They end with this future: none of them has anything to finish.
-        let mut tasks: Vec<Task> = Vec::with_capacity(config.readers as usize + 2);
+        let mut tasks: Vec<Task> = Vec::with_capacity(config.readers as usize + 3);
         tasks.push(world.spawn(Box::pin(watching)));
+        let looking = changes::watch(world.clone(), config.clone(), opened.seen, reads.to_reader.clone());
+        tasks.push(world.spawn(Box::pin(looking)));
         tasks.push(world.spawn(Box::pin(reads.clone().refetch(jobs))));
         for _ in 0..config.readers {
             tasks.push(world.spawn(Box::pin(reads.clone().work())));

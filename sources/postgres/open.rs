@@ -13,17 +13,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::catalog::{Server, TableInfo, ValueTypes};
-use super::config::Config;
+use super::catalog::{self, Server, TableInfo, ValueTypes};
+use super::changes::Seen;
+use super::config::{Config, TableName};
+use super::describe::Catalog;
 use super::history::{self, Emitted};
+use super::known::{self, Known};
 use super::lsn::Lsn;
 use super::pgoutput::Message;
 use super::position::PgPosition;
-use super::progress::Progress;
-use super::reads::TableWork;
+use super::renewal;
 use super::rows;
 use super::slot::{self, Publication, Published, SlotState};
 use super::wire::{Connect, Connection, Copy};
+use super::work::TableWork;
 use crate::position::Offset;
 use crate::source::{Continuity, Resume, SourceError, StatusSender};
 use crate::world::SharedWorld;
@@ -62,6 +65,8 @@ pub(super) struct Opened {
     /// Relations that this connection has described, by oid; `None` for tables nobody reads.
     pub relations: HashMap<u32, Option<Arc<TableInfo>>>,
     pub tables: Vec<Arc<TableWork>>,
+    /// What the catalog showed.
+    pub seen: Seen,
     world: SharedWorld,
     document_bytes_max: usize,
 }
@@ -70,6 +75,7 @@ pub(super) struct Opened {
 pub(super) async fn open(
     config: &Config,
     world: &SharedWorld,
+    told: Option<Vec<Known>>,
     resume: Option<Resume>,
     emitted: &Emitted,
     status: &StatusSender,
@@ -85,10 +91,9 @@ pub(super) async fn open(
         return Err(no_rows_in_the_log(&server.wal_level));
     }
     let mut types = ValueTypes::default();
-    publish(&mut sql, config).await?;
-    let infos = tables(&mut sql, &mut types, config).await?;
-    let published = fingerprint(config, &infos);
     let mut old = resume.as_ref().map(|resume| PgPosition::open(&resume.position)).transpose()?;
+    let found = list(&mut sql, &mut types, config, told, old.as_ref()).await?;
+    let published = fingerprint(config, &found.list);
     let confirmed = slot_position(&mut sql, config, world, old.is_some(), status).await?;
 
     let fresh = || {
@@ -109,7 +114,9 @@ pub(super) async fn open(
         emitted.go_on(server.timeline, history::reach(&mut sql, old.as_ref(), clean).await?);
     }
     let mut position = old.unwrap_or_else(fresh);
-    let tables = table_works(&infos, &position)?;
+    // Beyond all that the catalog has shown.
+    let now = slot::log_end(&mut sql).await.map_err(|error| error.into_source("ask for the log's end"))?;
+    let tables = renewal::works(&found.list, &position, position.timeline == server.timeline, now)?;
     if position.published != published {
         // A prefix counted under another publication means nothing: the transaction goes out whole.
         if let Some(inside) = &mut position.inside {
@@ -118,13 +125,14 @@ pub(super) async fn open(
         position.published = published;
     }
     position.timeline = server.timeline;
+    let position_before = position.clone();
 
     let start = slot::start_replication_sql(&config.slot, confirmed, &config.publication);
     log.start_replication(&start).await.map_err(|error| error.into_source("start replication"))?;
     let identity = format!("postgres/{}/{}/{}", server.system_identifier, server.timeline, server.database);
     let mut opened = Opened {
         connection: log,
-        catalog: Catalog { sql, types },
+        catalog: Catalog { sql, types, config: config.clone() },
         first: offset(position.lsn.max(confirmed))?,
         position,
         continuity: Continuity::First,
@@ -132,6 +140,7 @@ pub(super) async fn open(
         begun: None,
         relations: HashMap::new(),
         tables,
+        seen: Seen { position: position_before, ..found },
         world: world.clone(),
         document_bytes_max: config.document_bytes_max,
     };
@@ -253,7 +262,7 @@ async fn create_slot(
 
 /// The publication holds all tables, and all that happens to them: it is made, or what is missing is
 /// added.
-async fn publish(sql: &mut Connection, config: &Config) -> Result<(), SourceError> {
+async fn publish(sql: &mut Connection, config: &Config, tables: &[TableName]) -> Result<(), SourceError> {
     let name = &config.publication;
     let context = "make the publication";
     let refused = |error: super::wire::WireError| match error.sqlstate() {
@@ -267,7 +276,7 @@ async fn publish(sql: &mut Connection, config: &Config) -> Result<(), SourceErro
         }
         _ => error.into_source(context),
     };
-    match slot::ensure_publication(sql, name, &config.tables).await.map_err(refused)? {
+    match slot::ensure_publication(sql, name, tables).await.map_err(refused)? {
         Published::Already => {}
         Published::Created => tracing::info!(publication = name, "the publication was made"),
         Published::Added(tables) => {
@@ -289,32 +298,53 @@ async fn publish(sql: &mut Connection, config: &Config) -> Result<(), SourceErro
     }
 }
 
-/// The configured tables; all that cannot be read at once.
-pub(super) async fn tables(
+/// Where the publication names partitions, changes of a partitioned table come under other names.
+async fn refuse_partitions(sql: &mut Connection, config: &Config, list: &[Known]) -> Result<(), SourceError> {
+    let partitioned = list.iter().filter_map(|known| known.info.as_ref()).find(|info| info.is_partitioned);
+    let Some(info) = partitioned else { return Ok(()) };
+    let name = &config.publication;
+    let found = Publication::look(sql, name).await;
+    let found = found.map_err(|error| error.into_source("look at the publication"))?;
+    if found.is_none_or(|publication| publication.via_root) {
+        return Ok(());
+    }
+    Err(SourceError::Halt {
+        state: "publication-incomplete",
+        what: format!("{} is partitioned, and the publication {name} names its partitions", info.table.name),
+        hint: format!("ALTER PUBLICATION {} SET (publish_via_partition_root = true);", catalog::quoted(name)),
+    })
+}
+
+/// The tables that were told, published, and as they are now: the application has made ready for those
+/// and no others.
+async fn list(
     sql: &mut Connection,
     types: &mut ValueTypes,
     config: &Config,
-) -> Result<Vec<Arc<TableInfo>>, SourceError> {
-    let mut infos = Vec::with_capacity(config.tables.len());
-    let mut faults = Vec::new();
-    for (number, name) in config.tables.iter().enumerate() {
-        let loaded = TableInfo::load(sql, types, number as u32, name, &config.publication).await;
-        match loaded.map_err(|error| error.into_source("look at the tables"))? {
-            Ok(info) => infos.push(Arc::new(info)),
-            Err(fault) => faults.push(fault),
-        }
+    told: Option<Vec<Known>>,
+    old: Option<&PgPosition>,
+) -> Result<Seen, SourceError> {
+    let told = match told {
+        Some(told) => told,
+        None => known::look_up(sql, types, config, old).await?,
+    };
+    let there = told.iter().filter(|known| known.info.is_some());
+    let names: Vec<TableName> = there.map(|known| known.name.clone()).collect();
+    refuse_partitions(sql, config, &told).await?;
+    publish(sql, config, &names).await?;
+    let digest = catalog::digest(sql, &config.publication, &config.wanted()).await;
+    let digest = digest.map_err(|error| error.into_source("look at the tables"))?;
+    let list = known::look_up(sql, types, config, old).await?;
+    if let Some(what) = known::difference(&told, &list) {
+        return Err(SourceError::Changed { what });
     }
-    if faults.is_empty() {
-        return Ok(infos);
-    }
-    let whats: Vec<&str> = faults.iter().map(|fault| fault.what.as_str()).collect();
-    let fixes: Vec<&str> = faults.iter().map(|fault| fault.fix.as_str()).collect();
-    Err(SourceError::Halt { state: "tables-unreadable", what: whats.join("; "), hint: fixes.join("; ") })
+    let position = PgPosition::new(String::new(), 0, String::new(), Lsn(0));
+    Ok(Seen { list, digest, position })
 }
 
 /// What is published, in short: counts of a transaction's changes mean nothing under another one.
-fn fingerprint(config: &Config, infos: &[Arc<TableInfo>]) -> String {
-    let tables = infos.iter().map(|info| {
+fn fingerprint(config: &Config, list: &[Known]) -> String {
+    let tables = list.iter().filter_map(|known| known.info.as_ref()).map(|info| {
         let columns: Vec<&str> = info.table.columns.iter().map(|column| &*column.name).collect();
         format!("{}:{}:{:?}", info.oid, columns.join(","), info.row_filter)
     });
@@ -338,28 +368,6 @@ pub(super) async fn connect(
     let seconds = left.as_secs();
     let reason = format!("{error}; {place} is read again for another {seconds} s, for a new password");
     Err(SourceError::Wait { context, reason })
-}
-
-/// What is to do in each table, by the checkpoint.
-fn table_works(infos: &[Arc<TableInfo>], position: &PgPosition) -> Result<Vec<Arc<TableWork>>, SourceError> {
-    let work = |info: &Arc<TableInfo>| {
-        let progress = match position.tables.get(&*info.table.name) {
-            None => Progress::whole(),
-            Some(state) if state.oid == info.oid => Progress::of(state.todo.clone()),
-            Some(state) => {
-                return Err(SourceError::Halt {
-                    state: "table-replaced",
-                    what: format!(
-                        "{} is not the table that was read (oid {}, now {})",
-                        info.table.name, state.oid, info.oid
-                    ),
-                    hint: FILL_ANEW.into(),
-                });
-            }
-        };
-        Ok(Arc::new(TableWork::new(info.clone(), progress)))
-    };
-    infos.iter().map(work).collect()
 }
 
 impl Opened {
@@ -410,7 +418,7 @@ impl Opened {
             };
             match step {
                 Compare::Relation(message) => {
-                    let (oid, info) = self.catalog.describe(&self.tables, &message).await?;
+                    let (oid, info) = self.catalog.describe(&self.tables, &message, false).await?;
                     self.relations.insert(oid, info);
                 }
                 Compare::Keepalive(end, reply) => {
@@ -463,40 +471,6 @@ impl Opened {
         (!same).then(|| {
             format!("transaction {}, of which a part was written, is not in the log any more", inside.xid)
         })
-    }
-}
-
-/// The SQL side of the reader: the types that the log names.
-pub(super) struct Catalog {
-    sql: Connection,
-    types: ValueTypes,
-}
-
-impl Catalog {
-    /// The table as the log describes it from here on, with its oid; `None` when nobody reads it.
-    pub(super) async fn describe(
-        &mut self,
-        tables: &[Arc<TableWork>],
-        message: &[u8],
-    ) -> Result<(u32, Option<Arc<TableInfo>>), SourceError> {
-        let parsed = Message::parse(message).map_err(|error| rows::unexpected(error.0))?;
-        let Message::Relation(relation) = parsed else {
-            return Err(rows::unexpected("no description of a table"));
-        };
-        let Some(work) = tables.iter().find(|work| work.info.oid == relation.oid) else {
-            return Ok((relation.oid, None));
-        };
-        let missing = self.types.missing(&relation);
-        let loaded = self.types.load(&mut self.sql, &missing).await;
-        loaded.map_err(|error| error.into_source("look at types"))?;
-        match work.info.from_relation(&relation, &self.types) {
-            Some(info) => Ok((relation.oid, Some(Arc::new(info)))),
-            None => Err(SourceError::Halt {
-                state: "key-changed",
-                what: format!("the key of {} has lost a column", work.info.table.name),
-                hint: FILL_ANEW.into(),
-            }),
-        }
     }
 }
 

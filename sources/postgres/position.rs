@@ -64,6 +64,25 @@ pub(super) struct TableState {
     /// A table of the same name that was dropped and made again is another one.
     pub oid: u32,
     pub todo: Vec<Range>,
+    /// What its rows were read as ([`super::catalog::TableInfo::signature`]); `None` in checkpoints of
+    /// earlier programs, which are taken for what is there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
+    /// Its partitions, and the file of each: another one means rows that came or went without an event.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leaves: BTreeMap<u32, u32>,
+    /// It is read again: why, and from where on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<Renewal>,
+}
+
+/// A table that is read again, since rows changed without events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Renewal {
+    /// Rows are read when the log has been passed up to here: what happened before the change is older.
+    pub from: Lsn,
+    /// Rows are gone too: documents that were not written since `from` are deleted at the end.
+    pub sweep: bool,
 }
 
 impl PgPosition {
@@ -123,6 +142,17 @@ mod tests {
         assert_eq!(position.tables["public.b"].todo[0].low, Some(vec!["x".into(), "7".into()]));
         let again = PgPosition::open(&position.seal().unwrap()).unwrap();
         assert_eq!(again, position);
+    }
+
+    #[test]
+    fn t09_what_is_read_again_is_kept_and_nothing_is_written_where_nothing_is() {
+        let mut position = PgPosition::open(&Position::from_text(FORMAT_1)).unwrap();
+        assert!(!position.seal().unwrap().as_text().contains("renewal"), "as format 1 had it");
+        let renewal = Some(Renewal { from: Lsn(7), sweep: true });
+        let todo = vec![Range { leaf: Some(9), ..Range::default() }];
+        let state = TableState { oid: 1, todo, shape: Some("s".into()), leaves: [(9, 10)].into(), renewal };
+        position.tables.insert("public.c".into(), state);
+        assert_eq!(PgPosition::open(&position.seal().unwrap()).unwrap(), position);
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub(super) type KeyText = Vec<String>;
 pub(super) struct Range {
     pub low: Option<KeyText>,
     pub high: Option<KeyText>,
+    /// Only the rows of this partition, by its oid: one that was attached with its rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<u32>,
 }
 
 /// Names a range for the life of the process.
@@ -69,7 +72,8 @@ impl Progress {
     /// Keeps `(low, at]` of a taken range and leaves the rest to whoever comes.
     pub(super) fn split(&mut self, id: RangeId, at: &KeyText) {
         let Some(entry) = self.todo.get_mut(&id) else { return };
-        let rest = Range { low: Some(at.clone()), high: entry.range.high.replace(at.clone()) };
+        let high = entry.range.high.replace(at.clone());
+        let rest = Range { low: Some(at.clone()), high, leaf: entry.range.leaf };
         self.add(rest);
     }
 
@@ -126,7 +130,7 @@ mod tests {
                     0 => if let Some((id, range)) = progress.take() {
                         if contains(&range, number) && range.high != Some(key(number)) {
                             progress.split(id, &key(number));
-                            taken.push((id, Range { low: range.low, high: Some(key(number)) }));
+                            taken.push((id, Range { low: range.low, high: Some(key(number)), leaf: None }));
                         } else {
                             taken.push((id, range));
                         }
@@ -140,7 +144,7 @@ mod tests {
                         let place = number as usize % taken.len();
                         let (id, range) = &mut taken[place];
                         if contains(range, number) && range.high != Some(key(number)) {
-                            let cut = Range { low: range.low.clone(), high: Some(key(number)) };
+                            let cut = Range { low: range.low.clone(), high: Some(key(number)), leaf: None };
                             (0..1000).filter(|n| contains(&cut, *n)).for_each(|n| read[n as usize] += 1);
                             progress.done(*id, Some(key(number)));
                             range.low = Some(key(number));

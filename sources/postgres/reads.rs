@@ -12,10 +12,11 @@
 //!   waits while it holds rows.
 //! - One repeatable-read transaction gives rows and snapshot one view.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OnceCell, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::catalog::TableInfo;
 use super::history::Emitted;
@@ -26,6 +27,7 @@ use super::slot;
 use super::snapshot::PgSnapshot;
 use super::sql::{self, Select};
 use super::wire::{Connect, Connection, Next};
+use super::work::TableWork;
 use crate::budget::{Charge, Class};
 use crate::change::{Op, Row, RowBuilder};
 use crate::merge::ReadId;
@@ -90,24 +92,6 @@ pub(super) enum Verdict {
     Again,
 }
 
-/// A table under work.
-pub(super) struct TableWork {
-    pub info: Arc<TableInfo>,
-    pub progress: Mutex<Progress>,
-    /// Set when nobody holds a write lock on the table any more who held one at the reader's start.
-    gate: OnceCell<()>,
-}
-
-impl TableWork {
-    pub(super) fn new(info: Arc<TableInfo>, progress: Progress) -> Self {
-        Self { info, progress: Mutex::new(progress), gate: OnceCell::new() }
-    }
-
-    pub(super) fn with_progress<T>(&self, change: impl FnOnce(&mut Progress) -> T) -> T {
-        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 /// Keys whose rows have to be read again.
 pub(super) struct Refetch {
     pub table: Arc<TableInfo>,
@@ -135,6 +119,10 @@ pub(super) struct Reads {
     pub sharers: usize,
     /// True while chunks must wait, since the server keeps too much log.
     pub yields: Arc<watch::Sender<bool>>,
+    /// How far the log has been passed.
+    pub passed: Arc<AtomicU64>,
+    /// How far it must be passed before a chunk can be read; the reader of the log asks for it.
+    pub awaited: AtomicU64,
     /// Something may be to take again.
     pub more: Notify,
 }
@@ -164,6 +152,7 @@ impl Reads {
                 None => connection.insert(self.open().await?),
             };
             self.pass_gate(connection, &table).await?;
+            table.behind.get_or_try_init(|| self.wait_for_the_log(connection, &table)).await?;
             self.chunk(connection, &table, range, bounds).await?;
             self.more.notify_waiters();
         }
@@ -204,6 +193,25 @@ impl Reads {
             held.retain(|old| now.iter().any(|new| new.virtual_transaction == old.virtual_transaction));
         }
         self.status.send_modify(|status| status.waiting_for = None);
+        Ok(())
+    }
+
+    /// A table that is read again: what was written under the old catalog must have gone out before,
+    /// or its image of that time would displace a row that was read.
+    async fn wait_for_the_log(
+        &self,
+        connection: &mut Connection,
+        table: &TableWork,
+    ) -> Result<(), SourceError> {
+        if table.renewal().is_none() {
+            return Ok(());
+        }
+        let end =
+            slot::log_end(connection).await.map_err(|error| error.into_source("ask for the log's end"))?;
+        self.awaited.fetch_max(end.0, Ordering::Relaxed);
+        while self.passed.load(Ordering::Relaxed) < end.0 {
+            self.world.sleep(GATE_LOOK_EVERY).await;
+        }
         Ok(())
     }
 
@@ -261,7 +269,7 @@ impl Reads {
         rows: usize,
     ) -> Result<Option<KeyText>, SourceError> {
         let select = sql::boundary(table, bounds, rows);
-        let wrong = |error: super::wire::WireError| error.into_source("find the end of a chunk");
+        let wrong = |error: super::wire::WireError| error.into_read("find the end of a chunk");
         connection.query(&select.sql, &select.params()).await.map_err(wrong)?;
         let mut found = None;
         loop {
@@ -322,7 +330,7 @@ impl Reads {
         mut charge: Charge,
         mut used: usize,
     ) -> Result<ReadRows, SourceError> {
-        let wrong = |error: super::wire::WireError| error.into_source("read rows");
+        let wrong = |error: super::wire::WireError| error.into_read("read rows");
         let begun = connection.simple(&sql::begin_read(table)).await.map_err(wrong)?;
         let (snapshot, seen) = self.view(begun.first())?;
         connection.query(&select.sql, &select.params()).await.map_err(wrong)?;

@@ -177,12 +177,10 @@ impl Publication {
 /// The SQL that makes a publication. Partitions are published under their root's name, so that a
 /// table is one table.
 pub(crate) fn create_publication_sql(name: &str, tables: &[TableName]) -> String {
-    let tables: Vec<String> = tables.iter().map(TableName::sql).collect();
-    format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true);",
-        quoted(name),
-        tables.join(", ")
-    )
+    let list: Vec<String> = tables.iter().map(TableName::sql).collect();
+    // A pattern may match nothing yet.
+    let tables = if list.is_empty() { String::new() } else { format!(" FOR TABLE {}", list.join(", ")) };
+    format!("CREATE PUBLICATION {}{tables} WITH (publish_via_partition_root = true);", quoted(name))
 }
 
 /// The SQL that adds tables to one.
@@ -307,6 +305,16 @@ pub(crate) fn what_keeps_it(reason: &str) -> &'static str {
         "rows_removed" => "",
         _ => "raise max_slot_wal_keep_size; ",
     }
+}
+
+/// Where the log ends: beyond everything that a statement before this one has seen. Never within a page's
+/// head, which holds nothing that a reader could pass.
+pub(crate) async fn log_end(connection: &mut Connection) -> Result<Lsn, WireError> {
+    const PAGE: u64 = 8192;
+    const HEAD_MOST: u64 = 40;
+    let rows = connection.all_rows("SELECT pg_current_wal_insert_lsn()", &[]).await?;
+    let end: Lsn = rows.into_iter().flatten().flatten().next().and_then(|lsn| lsn.parse().ok()).ok_or(ODD)?;
+    Ok(if end.0 % PAGE <= HEAD_MOST { Lsn(end.0 - end.0 % PAGE) } else { end })
 }
 
 /// The SQL that drops a slot, for hints.

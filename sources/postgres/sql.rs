@@ -37,16 +37,22 @@ impl Select {
 /// The rows of a range, in the key's order.
 pub(super) fn chunk(table: &TableInfo, range: &Range) -> Select {
     let (condition, values) = within(table, range);
-    let (columns, from) = (table.sql_columns().join(", "), table.sql_from());
+    let (columns, from) = (table.sql_columns().join(", "), from(table, range));
     let sql = format!("SELECT {columns} FROM {from}{condition} ORDER BY {}", keys(table));
     Select { sql, values }
+}
+
+/// A range of one partition is read there; all others are of the whole table.
+fn from(table: &TableInfo, range: &Range) -> String {
+    let leaf = range.leaf.and_then(|oid| table.leaves.get(&oid));
+    leaf.map_or_else(|| table.sql_from(), |leaf| format!("ONLY {}", leaf.sql))
 }
 
 /// The key of the range's row number `rows`; nothing when it has fewer.
 pub(super) fn boundary(table: &TableInfo, range: &Range, rows: usize) -> Select {
     let keys = keys(table);
     let (condition, values) = within(table, range);
-    let (from, skip) = (table.sql_from(), rows.saturating_sub(1));
+    let (from, skip) = (from(table, range), rows.saturating_sub(1));
     let sql = format!("SELECT {keys} FROM {from}{condition} ORDER BY {keys} OFFSET {skip} LIMIT 1");
     Select { sql, values }
 }

@@ -32,7 +32,7 @@ fn change(number: u64, bytes: usize) -> Item {
 fn number_of(item: &Item) -> u64 {
     match item {
         Item::Change(change) => change.offset.get(),
-        Item::Clear { offset, .. } => offset.get(),
+        Item::Clear { offset, .. } | Item::Sweep { offset, .. } => offset.get(),
         Item::Checkpoint(position) => position.open().expect("a number"),
     }
 }

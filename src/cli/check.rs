@@ -41,7 +41,8 @@ async fn ask_target(config: &Config, world: &SharedWorld) -> Vec<Finding> {
         Err(error) => return vec![target_finding(error)],
     };
     let mut findings = Vec::new();
-    for table in &config.pipeline.tables {
+    // What a pattern matches is known when it runs.
+    for table in config.pipeline.tables.iter().filter(|table| !table.table.contains('*')) {
         match within(&**world, ANSWER_WITHIN, target.index(&table.index)).await {
             Some(Ok(Some(index))) => {
                 findings.extend(judge_index(
@@ -113,6 +114,7 @@ fn asked_source(answer: Option<Result<Checked, SourceError>>) -> Checked {
             one(format!("{context}: {reason}"), "start the server, or correct the url".to_owned())
         }
         Some(Err(SourceError::Halt { what, hint, .. })) => one(what, hint),
+        Some(Err(SourceError::Changed { what })) => one(what, "try again".to_owned()),
         Some(Err(SourceError::Closed)) => one("the source has ended".to_owned(), "try again".to_owned()),
         None => Checked { missing: vec![unanswered()], ..Checked::default() },
     }

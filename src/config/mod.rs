@@ -22,8 +22,8 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use sources::Make;
 use sources::world::SharedWorld;
+use sources::{Make, TableSettings};
 
 pub use environment::Environment;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Memory, budget_bytes};
@@ -116,9 +116,12 @@ fn judge(
     let named = one_pipeline(pipeline_sections, &source_names, &target_names, problems);
 
     let tables_of = |source: &str| match &named {
-        Some(named) if named.source.as_deref() == Some(source) => {
-            named.pipeline.tables.iter().map(|shape| shape.table.clone()).collect()
-        }
+        Some(named) if named.source.as_deref() == Some(source) => named
+            .pipeline
+            .tables
+            .iter()
+            .map(|shape| TableSettings { name: shape.table.clone(), on_drop: shape.on_drop })
+            .collect(),
         _ => Vec::new(),
     };
     let mut source = None;

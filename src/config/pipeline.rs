@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sources::OnDrop;
+
 use super::problem::Problems;
 use super::section::{Section, suggestion};
 
@@ -27,6 +29,8 @@ pub struct TableShape {
     pub rename: Vec<(String, String)>,
     /// The columns that the id is made of; `None`: the primary key.
     pub id: Option<Vec<String>>,
+    /// What becomes of its documents when it is dropped.
+    pub on_drop: OnDrop,
 }
 
 /// A pipeline as it was read, with the sections it refers to by name.
@@ -77,7 +81,7 @@ pub(super) fn read(
         let index_place = inner.place.clone();
         let index_path = inner.path.key("index");
         let shape = read_table(&table, inner, problems);
-        if !shape.index.is_empty() && !indices.insert(shape.index.clone()) {
+        if !shape.index.is_empty() && !shape.table.contains('*') && !indices.insert(shape.index.clone()) {
             let what = format!("{:?} is another table's index already", shape.index);
             problems.add(&index_place, &index_path, what, "give each table an index of its own");
         }
@@ -120,12 +124,15 @@ fn read_table(name: &str, mut section: Section<'_>, problems: &mut Problems) -> 
     if !index.is_empty() || section.entry("index").is_some() {
         judge_index(&index, &mut section, problems);
     }
+    judge_pattern(name, &index, &mut section, problems);
     let columns = column_list(&mut section, "columns", problems);
     let rename = section.text_map("rename", problems);
     judge_fields(columns.as_deref(), &rename, &mut section, problems);
     let id = column_list(&mut section, "id", problems);
+    let policies = [("halt", OnDrop::Halt), ("delete", OnDrop::Delete), ("keep", OnDrop::Keep)];
+    let on_drop = section.choice("on_drop", &policies, problems).unwrap_or_default();
     section.finish(problems);
-    TableShape { table: name.to_owned(), index, columns, rename, id }
+    TableShape { table: name.to_owned(), index, columns, rename, id, on_drop }
 }
 
 fn judge_index(index: &str, section: &mut Section<'_>, problems: &mut Problems) {
@@ -154,6 +161,19 @@ pub fn index_fault(index: &str) -> Option<&'static str> {
 /// Whether Elasticsearch and OpenSearch keep a field of this name for themselves.
 pub fn is_reserved_field(name: &str) -> bool {
     RESERVED_FIELDS.contains(&name)
+}
+
+/// Every table that matches has an index of its own, so the index's name must tell them apart.
+fn judge_pattern(name: &str, index: &str, section: &mut Section<'_>, problems: &mut Problems) {
+    let Some((schema, table)) = sources::pattern::parts(name) else { return };
+    for (part, placeholder) in [(schema, "{schema}"), (table, "{table}")] {
+        if part.contains('*') && !index.contains(placeholder) {
+            let place = section.entry("index").map_or(section.place.clone(), |entry| entry.place.clone());
+            let what = format!("does not hold {placeholder}, so tables that match would share an index");
+            let fix = "write it with placeholders, as in \"{schema}-{table}\"";
+            problems.add(&place, &section.path.key("index"), what, fix);
+        }
+    }
 }
 
 fn column_list(section: &mut Section<'_>, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {

@@ -31,7 +31,7 @@ pub(super) struct Around<'a> {
     pub(super) folder: &'a Path,
     pub(super) environment: &'a Environment,
     pub(super) document_bytes_max: usize,
-    pub(super) tables: Vec<String>,
+    pub(super) tables: Vec<TableSettings>,
     pub(super) world: &'a SharedWorld,
 }
 
@@ -116,7 +116,7 @@ fn make_typed(
             folder: around.folder.to_owned(),
             environment: around.environment.clone(),
             keys: keys.clone(),
-            tables: around.tables.iter().map(|table| TableSettings { name: table.clone() }).collect(),
+            tables: around.tables.clone(),
             document_bytes_max: around.document_bytes_max,
         };
         let problems = match make(settings, around.world.clone()) {

@@ -18,7 +18,10 @@ impl Source for Fake {
     fn check(&self) -> BoxFuture<'_, Result<Checked, SourceError>> {
         Box::pin(async { Ok(Checked::default()) })
     }
-    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<SourceTable>>, SourceError>> {
+    fn tables(
+        &self,
+        _before: Option<sources::position::Position>,
+    ) -> BoxFuture<'_, Result<Vec<Arc<SourceTable>>, SourceError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
     fn open(

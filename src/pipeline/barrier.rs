@@ -9,7 +9,7 @@ use std::time::Duration;
 use sources::budget::{Budget, BudgetError, Charge};
 use sources::change::Table;
 use sources::mutant::{Rule, is_left_out};
-use sources::position::Offset;
+use sources::position::{Offset, Version};
 use sources::world::BoxFuture;
 
 use super::insist::insist;
@@ -42,16 +42,41 @@ impl Barrier {
 }
 
 impl Intake {
+    /// TRUNCATE: every document of the table goes.
     pub(super) async fn clear(&mut self, table: &Table, offset: Offset) -> Result<(), PipelineError> {
-        let number = table.number as usize;
-        let Some(alias) = self.shape.indices().get(number).cloned() else {
-            return Ok(());
-        };
-        let version = self.version(offset)?;
         if is_left_out(Rule::BarrierDeletes) {
             return Ok(());
         }
         tracing::info!(table = &*table.name, "the table was emptied; its documents are deleted");
+        let version = self.version(offset)?;
+        self.delete(table, version, None).await.map(drop)
+    }
+
+    /// The table was read again: every document that was not written since `below` goes, since no row
+    /// stands for it any more.
+    pub(super) async fn sweep(
+        &mut self,
+        table: &Table,
+        below: Offset,
+        offset: Offset,
+    ) -> Result<(), PipelineError> {
+        let (below, version) = (self.version(below)?, self.version(offset)?);
+        let deleted = self.delete(table, version, Some(below)).await?;
+        tracing::info!(table = &*table.name, deleted, "documents of rows that are gone were deleted");
+        Ok(())
+    }
+
+    /// Deletes the table's documents, or those of a version below; how many.
+    async fn delete(
+        &mut self,
+        table: &Table,
+        version: Version,
+        below: Option<Version>,
+    ) -> Result<u64, PipelineError> {
+        let number = table.number as usize;
+        let Some(alias) = self.shape.indices().get(number).cloned() else {
+            return Ok(0);
+        };
         // A request that may still be executed unseen could bring a document after the listing.
         while !is_left_out(Rule::BarrierDrainsFirst) && self.drain().await? > 0 {
             self.world.sleep(UNRESOLVED_LOOK_EVERY).await;
@@ -60,27 +85,36 @@ impl Intake {
         let status = self.status.clone();
         let waits = |why: &str| super::waits(&status, why);
         // What never got into the index is gone from the table as well: sent again, it would come back.
+        // What was read again has a newer letter, or none.
         if !is_left_out(Rule::BarrierEndsLetters) {
-            self.letters.cleared(&alias, version).await.map_err(Halt::from)?;
+            let upto = below.map_or(version, |below| Version::from_target(below.get().saturating_sub(1)));
+            self.letters.cleared(&alias, upto).await.map_err(Halt::from)?;
         }
         let size = self.barrier.page();
         let mut cursor: Option<String> = None;
+        let mut deleted = 0;
         loop {
             let after = cursor.clone();
             let page = insist(&world, &waits, || page_of(&target, &alias, after.clone(), size)).await?;
-            let segment = self.ledger.enter(page.ids.len() as u64);
-            // Their bytes are the barrier's own.
-            let entered = Entered { segment, charge: 0 };
-            let deletes = page.ids.iter().filter_map(|id| self.shape.delete(number, id, version, entered));
-            let deletes = deletes.collect();
-            self.submit(deletes, self.budget.nothing())?;
-            self.drain().await?;
+            let is_old = |held: u64| below.is_none_or(|below| held < below.get());
+            let old = page.ids.iter().zip(&page.versions).filter(|(_, held)| is_old(**held));
+            let ids: Vec<&String> = old.map(|(id, _)| id).collect();
+            if !ids.is_empty() {
+                deleted += ids.len() as u64;
+                let segment = self.ledger.enter(ids.len() as u64);
+                // Their bytes are the barrier's own.
+                let entered = Entered { segment, charge: 0 };
+                let deletes = ids.iter().filter_map(|id| self.shape.delete(number, id, version, entered));
+                let deletes = deletes.collect();
+                self.submit(deletes, self.budget.nothing())?;
+                self.drain().await?;
+            }
             cursor = page.cursor;
             if cursor.is_none() {
                 break;
             }
         }
-        Ok(())
+        Ok(deleted)
     }
 }
 

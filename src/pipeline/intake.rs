@@ -17,7 +17,7 @@ use super::{PipelineError, SharedTarget, SourceEnd, judge_source};
 use crate::dead_letters::DeadLetters;
 use crate::lanes::{Action, Event, LaneStatus, Lanes};
 use crate::lease::Lease;
-use crate::ledger::Ledger;
+use crate::ledger::{Counts, Ledger};
 use crate::retry::Halt;
 use crate::shape::{Entered, Shape};
 use crate::status::{State, Status};
@@ -35,6 +35,8 @@ pub(super) enum Ended {
         why: String,
         moved: bool,
     },
+    /// The pipeline must be started anew with the tables that are there.
+    TablesChanged(String),
     Failed(PipelineError),
 }
 
@@ -167,6 +169,7 @@ impl Intake {
             None | Some(Ok(())) => Ended::Stopped,
             Some(Err(error)) => match judge_source(error) {
                 SourceEnd::Again(why) => Ended::SourceLost { why, moved },
+                SourceEnd::Anew(what) => Ended::TablesChanged(what),
                 SourceEnd::End(error) => Ended::Failed(error),
             },
         }
@@ -198,6 +201,11 @@ impl Intake {
                     let part = actions.iter().map(|action: &Action| action.charge).sum();
                     self.submit(std::mem::take(&mut actions), charge.split(part))?;
                     self.clear(&table, offset).await?;
+                }
+                Item::Sweep { table, below, offset } => {
+                    let part = actions.iter().map(|action: &Action| action.charge).sum();
+                    self.submit(std::mem::take(&mut actions), charge.split(part))?;
+                    self.sweep(&table, below, offset).await?;
                 }
             }
         }
@@ -323,6 +331,12 @@ impl Intake {
         Ok(())
     }
 
+    /// What was counted, for the one that goes on in its place: what is not settled is read again.
+    pub(super) fn counted(&self) -> Counts {
+        let ends = self.ledger.counts().ends;
+        Counts { read: ends.total(), ends }
+    }
+
     /// What `status` shows.
     pub(super) fn report(&mut self) {
         let counts = self.ledger.counts();
@@ -374,7 +388,7 @@ impl Intake {
 fn place_of(item: &Item) -> Option<Offset> {
     match item {
         Item::Change(change) => Some(change.offset),
-        Item::Clear { offset, .. } => Some(*offset),
+        Item::Clear { offset, .. } | Item::Sweep { offset, .. } => Some(*offset),
         Item::Checkpoint(_) => None,
     }
 }

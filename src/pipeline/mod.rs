@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use crate::config::{Config, PipelineSettings, TargetSettings};
 use crate::dead_letters::DeadLetters;
 use crate::lease::LeaseError;
+use crate::ledger::Counts;
 use crate::retry::{Halt, backoff};
 use crate::status::{State, Status};
 use crate::store::{Sqlite, Store, StoreError};
@@ -75,6 +76,8 @@ impl From<LeaseError> for PipelineError {
 pub(crate) enum SourceEnd {
     /// Wait and open it again.
     Again(String),
+    /// Its tables are others: start anew with them.
+    Anew(String),
     /// End.
     End(PipelineError),
 }
@@ -83,9 +86,13 @@ pub(crate) fn judge_source(error: SourceError) -> SourceEnd {
     match error {
         SourceError::Wait { .. } => SourceEnd::Again(error.to_string()),
         SourceError::Halt { state, what, hint } => SourceEnd::End(Halt { state, what, hint }.into()),
+        SourceError::Changed { what } => SourceEnd::Anew(what),
         SourceError::Closed => SourceEnd::Again("the pipeline's queue was closed".to_owned()),
     }
 }
+
+/// Between a change of the tables and the new start.
+const TABLES_CHANGED_PAUSE: Duration = Duration::from_millis(200);
 
 /// The most bytes that dead letters may hold on the disk.
 const DEAD_LETTERS_BYTES: u64 = 256 << 20;
@@ -139,12 +146,23 @@ pub async fn run_parts(
     stop: Stop,
     status: watch::Sender<Status>,
 ) -> Result<(), PipelineError> {
-    let mut pipeline = Pipeline { parts, world, stop, status: Arc::new(status) };
-    match pipeline.start().await {
-        Ok(Some(started)) => pipeline.follow(started).await,
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
+    let mut pipeline =
+        Pipeline { parts, world, stop, status: Arc::new(status), source_status: silent(), before: None };
+    loop {
+        let Some(started) = pipeline.start().await? else { return Ok(()) };
+        match pipeline.follow(started).await? {
+            Followed::ToTheEnd => return Ok(()),
+            Followed::UntilTablesChanged(counts) => pipeline.before = Some(counts),
+        }
     }
+}
+
+/// How following has ended.
+enum Followed {
+    /// It was told to stop.
+    ToTheEnd,
+    /// Everything up to there is settled and recorded; what was counted.
+    UntilTablesChanged(Counts),
 }
 
 fn refused(error: TargetError) -> PipelineError {
@@ -161,6 +179,9 @@ pub(crate) struct Pipeline {
     pub world: SharedWorld,
     pub stop: Stop,
     pub status: Arc<watch::Sender<Status>>,
+    source_status: StatusSender,
+    /// What was counted before the tables changed, in this process; `None` before the first start.
+    before: Option<Counts>,
 }
 
 impl Pipeline {
@@ -185,7 +206,7 @@ impl Pipeline {
     }
 
     /// Opens the source, reads it, and opens it again when it is lost, until the end.
-    async fn follow(&mut self, started: Started) -> Result<(), PipelineError> {
+    async fn follow(&mut self, started: Started) -> Result<Followed, PipelineError> {
         let Started { mut intake, source_status } = started;
         let mut tries = 0;
         let ended = loop {
@@ -193,18 +214,19 @@ impl Pipeline {
             let mut stop = self.stop.clone();
             let opened = tokio::select! {
                 biased;
-                () = stop.told() => break Ok(()),
+                () = stop.told() => break Ok(false),
                 opened = self.open(resume, &source_status) => opened,
                 failed = intake.failed() => break Err(failed),
             };
             let reader = match opened.map_err(judge_source) {
                 Ok(reader) => reader,
                 Err(SourceEnd::End(error)) => break Err(error),
+                Err(SourceEnd::Anew(what)) => break self.tables_changed(&what).await,
                 Err(SourceEnd::Again(why)) => {
                     self.wait_for(&why);
                     tries += 1;
                     if !self.pause(backoff(tries, self.world.random())).await {
-                        break Ok(());
+                        break Ok(false);
                     }
                     continue;
                 }
@@ -232,10 +254,11 @@ impl Pipeline {
                 stop: self.stop.clone(),
             };
             match intake.take_in(reader.run(link), inlet).await {
-                Ended::Stopped => break Ok(()),
+                Ended::Stopped => break Ok(false),
                 Ended::Failed(error) => break Err(error),
                 // A reader that waits for room when it is told to stop has nothing to hand over.
-                Ended::SourceLost { .. } if self.stop.is_told() => break Ok(()),
+                Ended::SourceLost { .. } | Ended::TablesChanged(_) if self.stop.is_told() => break Ok(false),
+                Ended::TablesChanged(what) => break self.tables_changed(&what).await,
                 Ended::SourceLost { why, moved } => {
                     tracing::warn!(error = why, "the source was lost; it is opened again");
                     self.wait_for(&why);
@@ -244,18 +267,47 @@ impl Pipeline {
                     }
                     tokio::select! {
                         biased;
-                        () = self.stop.told() => break Ok(()),
+                        () = self.stop.told() => break Ok(false),
                         drained = intake.drain() => if let Err(error) = drained { break Err(error) },
                     }
                     self.wait_for(&why);
                     tries += 1;
                     if !self.pause(backoff(tries, self.world.random())).await {
-                        break Ok(());
+                        break Ok(false);
                     }
                 }
             }
         };
-        self.end(intake, ended).await
+        self.leave(intake, ended).await
+    }
+
+    /// The end of following: for good, or (`Ok(true)`) until the tables that are there are looked up.
+    async fn leave(
+        &mut self,
+        mut intake: Intake,
+        ended: Result<bool, PipelineError>,
+    ) -> Result<Followed, PipelineError> {
+        let mut anew = matches!(ended, Ok(true));
+        let mut ended = ended.map(drop);
+        if anew {
+            // As long as it takes: an end that is cut short costs the next start a quarantine.
+            tokio::select! {
+                biased;
+                () = self.stop.told() => anew = false,
+                drained = intake.drain() => ended = drained.map(drop),
+            }
+        }
+        let counts = intake.counted();
+        self.end(intake, ended, anew).await?;
+        Ok(if anew { Followed::UntilTablesChanged(counts) } else { Followed::ToTheEnd })
+    }
+
+    /// The pipeline starts anew with the tables that are there; a moment later, lest a catalog that never
+    /// rests be asked without rest.
+    async fn tables_changed(&mut self, what: &str) -> Result<bool, PipelineError> {
+        tracing::info!(what, "the tables have changed; the pipeline starts anew with them");
+        self.wait_for("everything to be settled, since the tables have changed");
+        Ok(self.pause(TABLES_CHANGED_PAUSE).await)
     }
 
     /// Opens the source; what it waits for meanwhile, as for the end of a transaction, is said.
@@ -286,13 +338,18 @@ impl Pipeline {
         &mut self,
         mut intake: Intake,
         ended: Result<(), PipelineError>,
+        goes_on: bool,
     ) -> Result<(), PipelineError> {
-        self.say(State::Stopping);
+        if !goes_on {
+            self.say(State::Stopping);
+        }
         let world = self.world.clone();
         let closing = intake.close(self.parts.store.as_ref());
         let closed = within(world.as_ref(), END_LIMIT, closing).await;
         intake.report();
-        self.say(if ended.is_ok() { State::Stopped } else { State::Halted });
+        if !goes_on || ended.is_err() {
+            self.say(if ended.is_ok() { State::Stopped } else { State::Halted });
+        }
         match closed {
             Some(Ok(())) => {}
             Some(Err(error)) => {

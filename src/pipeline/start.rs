@@ -14,14 +14,14 @@ use super::insist::insist;
 use super::intake::{Intake, Rate};
 use super::saver::Saver;
 use super::watcher::{self, watch_indices, watch_lease};
-use super::{FILL_ANEW, Parts, Pipeline, PipelineError, SharedTarget, SourceEnd, judge_source, silent};
+use super::{FILL_ANEW, Parts, Pipeline, PipelineError, SharedTarget, SourceEnd, judge_source};
 use crate::config::Existing;
 use crate::lanes::{Lanes, Settings as LaneSettings, Surroundings};
 use crate::lease::{Claim, Lease, Waiting};
 use crate::retry::{Halt, backoff};
-use crate::shape::Shape;
+use crate::shape::{Shape, resolve};
 use crate::store::Saved;
-use crate::target::{IndexSpec, IndexState, StateDocument};
+use crate::target::{Extended, IndexSpec, IndexState, StateDocument};
 
 /// What a started pipeline is.
 pub(super) struct Started {
@@ -45,9 +45,9 @@ impl Pipeline {
         let name = settings.name.clone();
         let target = target.clone();
         let saved = store.load(&name).await?;
-        let source_status = silent();
+        let source_status = self.source_status.clone();
 
-        let shape = self.shape().await?;
+        let shape = self.shape(&saved).await?;
         let waits = |waiting| match waiting {
             Waiting::ForOwner(owner) => {
                 self.wait_for(&format!("the lease of another process ({owner}) to end"))
@@ -113,7 +113,7 @@ impl Pipeline {
             shape,
             lanes,
             events,
-            ledger: crate::ledger::Ledger::new(),
+            ledger: crate::ledger::Ledger::going_on(self.before.unwrap_or_default()),
             highest: before.as_ref().map_or(0, |state| state.ceiling),
             lease,
             saver,
@@ -136,20 +136,25 @@ impl Pipeline {
     }
 
     /// The tables as they are now, and what becomes of them.
-    async fn shape(&self) -> Result<Shape, PipelineError> {
+    async fn shape(&self, saved: &Saved) -> Result<Shape, PipelineError> {
         let mut tries = 0;
         let tables = loop {
-            match self.parts.source.tables().await.map_err(judge_source) {
+            match self.parts.source.tables(saved.position.clone()).await.map_err(judge_source) {
                 Ok(tables) => break tables,
                 Err(SourceEnd::End(error)) => return Err(error),
-                Err(SourceEnd::Again(why)) => {
+                Err(SourceEnd::Again(why) | SourceEnd::Anew(why)) => {
                     self.wait_for(&why);
                     tries += 1;
                     self.world.sleep(backoff(tries, self.world.random())).await;
                 }
             }
         };
-        Shape::compile(&self.parts.settings.tables, &tables).map_err(|errors| {
+        let compile = match self.before {
+            None => Shape::compile,
+            Some(_) => Shape::compile_again,
+        };
+        let resolved = resolve(&self.parts.settings.tables, &tables);
+        resolved.and_then(|shapes| compile(&shapes, &tables)).map_err(|errors| {
             let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
             let hint = "mend [pipelines] in the configuration".to_owned();
             PipelineError::from(Halt { state: "shape-wrong", what: all.join("; "), hint })
@@ -176,8 +181,12 @@ impl Pipeline {
             let kept = saved.indices.as_ref().filter(|_| !is_left_out(Rule::CheckpointsNameIndices));
             let known = kept.or(before.map(|state| &state.indices));
             let ours = known.and_then(|known| known.get(&spec.alias));
-            let decision =
-                decide(&spec, found.as_ref(), ours, saved, before.is_some(), self.parts.writes.existing)?;
+            if spec.shape_hash.is_empty() && ours.is_none() {
+                // A table that is gone, or not there yet: its index is made when it comes.
+                continue;
+            }
+            let existing = self.parts.writes.existing;
+            let decision = decide(&spec, found.as_ref(), ours, saved, before.is_some(), existing)?;
             if !matches!(decision, Decision::Keep(_))
                 && let Some(time) = late.take()
             {
@@ -189,7 +198,10 @@ impl Pipeline {
                 lease.valid().await?;
             }
             let uuid = match decision {
-                Decision::Keep(uuid) => uuid,
+                Decision::Keep(uuid) => {
+                    self.extend(&target, &spec).await?;
+                    uuid
+                }
                 Decision::Create => self.create(&target, &spec).await?,
                 Decision::Replace(name) => {
                     tracing::info!(index = name, "the index is replaced, as the configuration says");
@@ -200,6 +212,27 @@ impl Pipeline {
             uuids.insert(spec.alias.clone(), uuid);
         }
         Ok(uuids)
+    }
+
+    /// Columns that have come since the index was made are searched too (T09).
+    async fn extend(&self, target: &SharedTarget, spec: &IndexSpec) -> Result<(), PipelineError> {
+        if spec.fields.is_empty() {
+            return Ok(());
+        }
+        let waits = |why: &str| self.wait_for(why);
+        let Extended { added, unfit } = insist(&self.world, &waits, || target.extend_mapping(spec)).await?;
+        if !added.is_empty() {
+            tracing::info!(alias = spec.alias, fields = added.join(", "), "fields were added to the mapping");
+        }
+        for (field, mapped) in unfit {
+            tracing::warn!(
+                alias = spec.alias,
+                field,
+                mapped,
+                "a field's mapping does not hold its column any more: documents that the index refuses become dead letters until a new index is filled"
+            );
+        }
+        Ok(())
     }
 
     async fn create(&self, target: &SharedTarget, spec: &IndexSpec) -> Result<String, PipelineError> {
@@ -267,7 +300,7 @@ fn decide(
         if *uuid != found.uuid {
             return Err(gone(&spec.alias, uuid, Some(&found.uuid)));
         }
-        if found.shape_hash.as_ref() != Some(&spec.shape_hash) {
+        if !spec.shape_hash.is_empty() && found.shape_hash.as_ref() != Some(&spec.shape_hash) {
             return Err(Halt {
                 state: "shape-changed",
                 what: format!(

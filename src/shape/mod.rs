@@ -23,10 +23,12 @@ use crate::lanes::{Action, Dead, Kind};
 use crate::ledger::SegmentId;
 use crate::retry::Halt;
 
+mod patterns;
 mod plan;
 #[cfg(test)]
 mod tests;
 
+pub use patterns::resolve;
 use plan::{ID_BYTES_MAX, Missing, Plan};
 
 /// Why rows of a table cannot become documents.
@@ -72,6 +74,16 @@ impl Shape {
     /// Fits the configured shapes to the tables as they are, in the same order; every fault of
     /// every table at once.
     pub fn compile(shapes: &[TableShape], tables: &[Arc<Table>]) -> Result<Self, Vec<ShapeError>> {
+        Self::fit(shapes, tables, Missing::IsAFault)
+    }
+
+    /// The same for tables that have changed while they were followed: a configured column that is gone
+    /// is absent from documents, as it is in the log (T09).
+    pub fn compile_again(shapes: &[TableShape], tables: &[Arc<Table>]) -> Result<Self, Vec<ShapeError>> {
+        Self::fit(shapes, tables, Missing::IsUnknown)
+    }
+
+    fn fit(shapes: &[TableShape], tables: &[Arc<Table>], missing: Missing) -> Result<Self, Vec<ShapeError>> {
         let mut plans = Vec::new();
         let mut errors = Vec::new();
         let mut indices = BTreeSet::new();
@@ -82,14 +94,19 @@ impl Shape {
                 fix: fix.to_owned(),
             };
             if !indices.insert(&shape.index) {
-                let what = format!("the index {:?} is another table's already", shape.index);
-                errors.push(fault(what, "give each table an index of its own"));
+                errors.push(index_is_taken(shape));
             }
             let Some(table) = tables.iter().find(|table| table.number as usize == number) else {
                 errors.push(fault("the source has no such table".into(), "correct its name, or remove it"));
                 continue;
             };
-            match Plan::of(shape, table, Missing::IsAFault) {
+            // Of a table that is gone, only the index is known.
+            let gone = TableShape { id: None, ..shape.clone() };
+            let (shape, missing) = match table.columns.is_empty() {
+                true => (&gone, Missing::IsUnknown),
+                false => (shape, missing),
+            };
+            match Plan::of(shape, table, missing) {
                 Ok(plan) => plans.push(plan),
                 Err(found) => errors.extend(found),
             }
@@ -104,11 +121,19 @@ impl Shape {
     /// What of the configured shapes does not fit those of the tables that can be read; for `check`,
     /// which goes on where a start would end.
     pub fn faults(shapes: &[TableShape], tables: &[Arc<Table>]) -> Vec<ShapeError> {
+        let mut indices = BTreeSet::new();
         let fit = |table: &Arc<Table>| {
-            let shape = shapes.get(table.number as usize)?;
-            Plan::of(shape, table, Missing::IsAFault).err()
+            let shape = match patterns::of(shapes, &table.name) {
+                Ok(shape) => shape,
+                Err(error) => return vec![error],
+            };
+            let mut errors = Plan::of(&shape, table, Missing::IsAFault).err().unwrap_or_default();
+            if !indices.insert(shape.index.clone()) {
+                errors.push(index_is_taken(&shape));
+            }
+            errors
         };
-        tables.iter().filter_map(fit).flatten().collect()
+        tables.iter().flat_map(fit).collect()
     }
 
     /// The aliases, by the number that actions name them with: the table's number.
@@ -122,11 +147,15 @@ impl Shape {
     }
 
     /// A name of a table's shape as it is configured, equal over restarts and versions of Rowtide.
-    /// A column that is added to a table of which all are read does not change it.
+    /// A column that is added to a table of which all are read does not change it. Empty for a table that
+    /// is gone.
     pub fn shape_hash(&self, table: usize) -> String {
         let (Some(shape), Some(plan)) = (self.tables.get(table), self.plans.get(table)) else {
             return String::new();
         };
+        if plan.id_names().is_empty() {
+            return String::new();
+        }
         let mut rename = shape.rename.clone();
         rename.sort();
         // The order of columns is the order of fields, which a search cluster does not see.
@@ -259,6 +288,15 @@ fn unknown(table: &Table) -> ShapeError {
         table: table.name.to_string(),
         what: "a change of a table that is not configured came".to_owned(),
         fix: "this is a fault in Rowtide: please report it".to_owned(),
+    }
+}
+
+/// Two tables behind one alias would overwrite each other's documents.
+fn index_is_taken(shape: &TableShape) -> ShapeError {
+    ShapeError {
+        table: shape.table.clone(),
+        what: format!("the index {:?} is another table's already", shape.index),
+        fix: "give each table an index of its own".to_owned(),
     }
 }
 

@@ -25,7 +25,7 @@ fn things(key: &[u16]) -> Arc<Table> {
 
 fn shape() -> TableShape {
     let (table, index) = ("public.t".into(), "things".into());
-    TableShape { table, index, columns: None, rename: Vec::new(), id: None }
+    TableShape { table, index, columns: None, rename: Vec::new(), id: None, on_drop: sources::OnDrop::Halt }
 }
 
 fn row(values: &[Option<&str>]) -> Row {

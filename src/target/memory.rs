@@ -417,9 +417,10 @@ impl Target for Memory {
             };
             let after = cursor.map_or(Bound::Unbounded, Bound::Excluded);
             let later = index.entries.range((after, Bound::Unbounded));
-            let live = later.filter(|(_, entry)| entry.body.is_some()).map(|(id, _)| id.clone());
-            let ids: Vec<String> = live.take(limit).collect();
-            Ok(IdPage { cursor: ids.last().cloned(), ids })
+            let live = later.filter(|(_, entry)| entry.body.is_some());
+            let live = live.map(|(id, entry)| (id.clone(), entry.version));
+            let (ids, versions): (Vec<String>, Vec<u64>) = live.take(limit).unzip();
+            Ok(IdPage { cursor: ids.last().cloned(), ids, versions })
         })
     }
 

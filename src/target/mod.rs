@@ -214,6 +214,12 @@ pub trait Target: Send + Sync {
     /// Makes a new real index with its mapping and puts the alias on it, in one step.
     fn create_index<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>>;
 
+    /// Adds to the mapping of an index that is there the fields that it lacks; a field that is there
+    /// stays as it is. What was added, and what cannot hold its column.
+    fn extend_mapping<'a>(&'a self, _spec: &'a IndexSpec) -> BoxFuture<'a, Result<Extended, TargetError>> {
+        Box::pin(async { Ok(Extended::default()) })
+    }
+
     /// Deletes a real index by name, with its aliases (`existing: replace`).
     fn delete_index<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), TargetError>>;
 
@@ -246,11 +252,22 @@ pub trait Target: Send + Sync {
     fn delete_state<'a>(&'a self, id: &'a str, seen: Revision) -> BoxFuture<'a, Result<(), TargetError>>;
 }
 
+/// What came of extending a mapping.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extended {
+    /// Fields that are new.
+    pub added: Vec<String>,
+    /// Fields whose mapping cannot hold every value of their column: name and type in the mapping.
+    pub unfit: Vec<(String, String)>,
+}
+
 /// A page of document ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdPage {
     /// The ids.
     pub ids: Vec<String>,
+    /// The version of each.
+    pub versions: Vec<u64>,
     /// To give back for the next page; `None` at the end.
     pub cursor: Option<String>,
 }

@@ -12,7 +12,7 @@ async fn b10_reads_and_log_never_wait_for_each_other_while_the_budget_is_full() 
     let memory = "max_rss = \"128MiB\"\ndocument_bytes_max = \"256KiB\"";
     let source = "chunk_rows = 1000\nreaders = 2";
     let target = "lanes = 2\nbulk_bytes_max = \"1MiB\"";
-    let setup = Setup { sql, tables: &["t"], memory, source, target };
+    let setup = Setup { sql, tables: &["t"], memory, source, target, ..Setup::default() };
     let postgres = crate::harness::servers::Postgres::shared().await;
     let mut pair = Pair::set(postgres, setup).await;
     pair.proxy.limit_bandwidth(4_000_000);

@@ -17,6 +17,7 @@ const SETUP: Setup<'static> = Setup {
     memory: "",
     source: "",
     target: "",
+    table: "",
 };
 
 fn remove(rowtide: &Rowtide, more: &[&str]) -> (i32, String) {

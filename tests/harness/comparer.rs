@@ -120,7 +120,8 @@ fn cut(text: &str) -> String {
 
 #[derive(Deserialize)]
 struct Page {
-    #[serde(rename = "_scroll_id")]
+    /// Of a listing; a search without one has none.
+    #[serde(rename = "_scroll_id", default)]
     scroll_id: String,
     hits: Hits,
 }
@@ -165,7 +166,7 @@ async fn documents_of(http: &Http, index: &str) -> HashMap<String, u64> {
 
 async fn read_one(http: &Http, index: &str, id: &str) -> String {
     let query = json!({ "query": { "ids": { "values": [id] } } }).to_string();
-    let answer = http.text(Method::POST, &format!("/{index}/_search?scroll=1s"), Some(query)).await;
+    let answer = http.text(Method::POST, &format!("/{index}/_search"), Some(query)).await;
     let page: Page = serde_json::from_str(&answer).expect("a page of hits");
     page.hits.hits.first().map_or_else(|| "gone meanwhile".into(), |hit| canonical(hit.source.get()))
 }

@@ -36,6 +36,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) source: &'a str,
     /// Lines of `[targets.search]`.
     pub(crate) target: &'a str,
+    /// Lines of each table's section.
+    pub(crate) table: &'a str,
 }
 
 /// Everything that takes part.
@@ -94,8 +96,14 @@ impl Pair {
 
     /// Follows these tables too from the next run on.
     pub(crate) fn add_table(&mut self, table: &str) {
-        self.config += &table_section(&self.name, table);
+        let section = table_section(&self.name, table);
+        self.configure(&section);
         self.tables.push(table.to_owned());
+    }
+
+    /// Adds to the configuration, for the next run.
+    pub(crate) fn configure(&mut self, text: &str) {
+        self.config += text;
         let text = format!("data_dir = \"data\"\n{}", self.config);
         std::fs::write(self.rowtide.folder.join("rowtide.toml"), text).unwrap();
     }
@@ -180,6 +188,27 @@ impl Pair {
         self.rowtide.assert_runs();
     }
 
+    /// Waits until every index equals its table: DDL is noticed within some seconds.
+    pub(crate) async fn become_equal(&mut self) {
+        for table in self.tables.clone() {
+            let name = format!("public.{table}");
+            poll_until(&format!("{table} and its index to be equal"), PATIENCE, async || {
+                let rows = PostgresRows::open(self.database.client().await, &name).await;
+                let report = compare(&self.http, &self.index(&table), rows).await;
+                if !report.is_equal() {
+                    println!("{table}: {report}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                report.is_equal().then_some(())
+            })
+            .await;
+        }
+        self.rowtide.assert_runs();
+        // And they stay so.
+        self.caught_up().await;
+        self.assert_equal().await;
+    }
+
     /// Fails the test unless every index equals its table.
     pub(crate) async fn assert_equal(&self) {
         for table in &self.tables {
@@ -237,6 +266,8 @@ fn configuration(database: &Database, name: &str, port: u16, setup: &Setup<'_>) 
     let nodes = format!("nodes = [\"http://127.0.0.1:{port}\"]");
     config += &format!("[targets.search]\ntype = \"elasticsearch\"\n{nodes}\n{}\n\n", setup.target);
     config += &format!("[pipelines.{name}]\nsource = \"shop\"\ntarget = \"search\"\n");
-    setup.tables.iter().for_each(|table| config += &table_section(name, table));
+    for table in setup.tables {
+        config += &format!("{}{}\n", table_section(name, table), setup.table);
+    }
     config
 }

@@ -456,6 +456,7 @@ fn shapes() -> Vec<TableShape> {
         columns: None,
         rename: Vec::new(),
         id: None,
+        on_drop: sources::OnDrop::Halt,
     };
     (0..TABLES).map(shape).collect()
 }

@@ -103,7 +103,10 @@ impl Source for ModelSource {
         Box::pin(async { Ok(Checked::default()) })
     }
 
-    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {
+    fn tables(
+        &self,
+        _before: Option<sources::position::Position>,
+    ) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {
         let tables = self.tables.clone();
         Box::pin(async move {
             self.pause(20).await;

@@ -1,6 +1,8 @@
 //! What hurts those who follow PostgreSQL: the real program between a real PostgreSQL 18 and a real
 //! Elasticsearch 8.
 
+mod columns;
+mod drops;
 #[path = "../../sources/postgres/live/extremes.rs"]
 mod extremes;
 mod giant;
@@ -8,6 +10,9 @@ mod held;
 mod history;
 mod index;
 mod letters;
+mod partitions;
+mod patterns;
+mod published;
 mod reads;
 mod slot;
 mod slot_versions;

@@ -7,10 +7,13 @@
 //! Rows read by SQL and rows in the log have the same columns in the same order: those that the
 //! publication publishes, by their number in the table.
 
+mod partitions;
+mod revision;
 mod rules;
 mod server;
 mod value_types;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::config::TableName;
@@ -19,6 +22,8 @@ use super::pgoutput::Relation;
 use super::wire::{Connection, WireError};
 use crate::change::{Column, Kind, Table};
 
+pub(crate) use partitions::Leaf;
+pub(crate) use revision::{digest, matching};
 pub(crate) use rules::TableFault;
 #[allow(unused_imports)] // for the reader of the log
 pub(crate) use server::Server;
@@ -73,6 +78,11 @@ pub(crate) struct TableInfo {
     /// Bytes of a row on disk, estimated; TOAST included. 0 for a table that was never analyzed: a chunk
     /// ends at its share anyway.
     pub(crate) row_bytes_estimated: u64,
+    /// A name of all that decides how its rows read: columns with their types, the row filter. Another
+    /// one means that every row may read otherwise, and no event tells.
+    pub(crate) signature: String,
+    /// Of a partitioned table: the partitions that hold its rows, by their oids.
+    pub(crate) leaves: BTreeMap<u32, Leaf>,
 }
 
 impl TableInfo {
@@ -81,6 +91,11 @@ impl TableInfo {
     pub(crate) fn sql_from(&self) -> String {
         let only = if self.is_partitioned { "" } else { "ONLY " };
         format!("{only}{}", self.name.sql())
+    }
+
+    /// The names of its key's columns, in the key's order.
+    pub(crate) fn key_names(&self) -> Vec<&str> {
+        self.table.key.iter().map(|&column| &*self.table.columns[usize::from(column)].name).collect()
     }
 
     /// Its columns, quoted.
@@ -162,6 +177,11 @@ impl TableInfo {
         }
         let places: Box<[u16]> = key.iter().map(|&place| place as u16).collect();
         key_as_text(&places, &mut columns, &mut decoders);
+        let signature = revision::signature(&attributes, published.row_filter.as_deref());
+        let leaves = match found.is_partitioned() {
+            true => partitions::look_up(connection, found.oid).await?,
+            false => BTreeMap::new(),
+        };
         let table =
             Table { number, name: name.spelled.as_str().into(), columns: columns.into(), key: places };
         Ok(Ok(Self {
@@ -174,6 +194,8 @@ impl TableInfo {
             row_filter: published.row_filter,
             rows_estimated: found.rows,
             row_bytes_estimated: found.bytes.checked_div(found.rows).unwrap_or(0),
+            signature,
+            leaves,
         }))
     }
 }

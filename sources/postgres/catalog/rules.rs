@@ -17,19 +17,19 @@ pub(crate) struct TableFault {
     pub(crate) what: String,
     /// What mends it.
     pub(crate) fix: String,
+    /// There is no such table.
+    pub(crate) is_missing: bool,
 }
 
 impl TableFault {
     fn new(what: String, fix: impl Into<String>) -> Self {
-        Self { what, fix: fix.into() }
+        Self { what, fix: fix.into(), is_missing: false }
     }
 
     /// The table is not there.
     pub(super) fn missing(name: &TableName) -> Self {
-        Self::new(
-            format!("table {} does not exist", name.spelled),
-            "correct the name in the pipeline, spelled schema.table as in the database",
-        )
+        let fix = "correct the name in the pipeline, spelled schema.table as in the database";
+        Self { is_missing: true, ..Self::new(format!("table {} does not exist", name.spelled), fix) }
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Found {
 
 /// One column.
 pub(super) struct Attribute {
-    number: i16,
+    pub(super) number: i16,
     pub(super) name: String,
     pub(super) type_oid: u32,
     /// As SQL spells its type.
@@ -147,7 +147,7 @@ impl Found {
             ));
             return faults;
         }
-        let mut fault = |what: String, fix: String| faults.push(TableFault { what, fix });
+        let mut fault = |what: String, fix: String| faults.push(TableFault::new(what, fix));
         match self.persistence {
             b'p' => {}
             b'u' => fault(

@@ -2,11 +2,11 @@
 
 use super::Findings;
 use crate::postgres::catalog::quoted;
-use crate::postgres::config::{Config, TableName};
+use crate::postgres::config::{Config, Entry, TableName};
 use crate::postgres::slot::{self, Publication};
 use crate::postgres::wire::{Connection, WireError};
 
-/// A configured table that exists; that others do not was said.
+/// A wanted table that exists; that others do not was said.
 struct Known {
     name: TableName,
     oid: String,
@@ -22,10 +22,15 @@ impl Findings {
         &mut self,
         sql: &mut Connection,
         config: &Config,
+        entries: &[Entry],
     ) -> Result<(), WireError> {
         let name = &config.publication;
-        let tables = known(sql, config).await?;
+        let tables = known(sql, name, entries).await?;
         let Some(publication) = Publication::look(sql, name).await? else {
+            // For a pattern that matches nothing yet, it is made all the same.
+            if tables.is_empty() && config.patterns().next().is_none() {
+                return Ok(());
+            }
             return self.no_publication(sql, name, &tables).await;
         };
         if !publication.unpublished.is_empty() {
@@ -62,9 +67,6 @@ impl Findings {
         name: &str,
         tables: &[Known],
     ) -> Result<(), WireError> {
-        if tables.is_empty() {
-            return Ok(());
-        }
         let names: Vec<TableName> = tables.iter().map(|table| table.name.clone()).collect();
         let create = slot::create_publication_sql(name, &names);
         let ask = "SELECT has_database_privilege(current_database(), 'CREATE')";
@@ -119,7 +121,7 @@ impl Findings {
 }
 
 /// By name in the catalog: `to_regclass` refuses schemas that the role may not use.
-async fn known(sql: &mut Connection, config: &Config) -> Result<Vec<Known>, WireError> {
+async fn known(sql: &mut Connection, publication: &str, entries: &[Entry]) -> Result<Vec<Known>, WireError> {
     const ASK: &str = "\
         SELECT c.oid, c.relkind = 'p', pg_has_role(c.relowner, 'USAGE'),
                EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
@@ -127,9 +129,8 @@ async fn known(sql: &mut Connection, config: &Config) -> Result<Vec<Known>, Wire
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
     let mut tables = Vec::new();
-    for name in &config.tables {
-        let rows =
-            sql.all_rows(ASK, &[Some(&name.schema), Some(&name.name), Some(&config.publication)]).await?;
+    for Entry { name, .. } in entries {
+        let rows = sql.all_rows(ASK, &[Some(&name.schema), Some(&name.name), Some(publication)]).await?;
         let Some(row) = rows.into_iter().next() else { continue };
         let Ok([Some(oid), partitioned, owned, member]) = <[_; 4]>::try_from(row) else { continue };
         let is = |flag: Option<String>| flag.as_deref() == Some("t");

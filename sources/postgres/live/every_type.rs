@@ -104,7 +104,7 @@ async fn t11_every_type_that_a_column_can_have_is_the_same_read_by_sql_and_in_th
     let list: Vec<String> =
         columns.iter().enumerate().map(|(number, column)| format!("c{number} {}", column.sql)).collect();
     server.sql.simple(&format!("CREATE TABLE t (id int PRIMARY KEY, {})", list.join(", "))).await.unwrap();
-    slot::ensure_publication(&mut server.sql, &config.publication, &config.tables).await.unwrap();
+    slot::ensure_publication(&mut server.sql, &config.publication, &config.wanted()).await.unwrap();
     slot::create_slot(&mut server.sql, &config.slot).await.unwrap();
     // A page holds no more at once, although large values go elsewhere.
     const TURNS: usize = 8;

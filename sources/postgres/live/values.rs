@@ -168,7 +168,8 @@ async fn t11_each_type_is_the_same_read_by_sql_and_in_the_log() {
     }
     setup.push_str(", made int GENERATED ALWAYS AS (id * 2) STORED)");
     server.sql.simple(&setup).await.unwrap();
-    let done = slot::ensure_publication(&mut server.sql, &config.publication, &config.tables).await.unwrap();
+    let done =
+        slot::ensure_publication(&mut server.sql, &config.publication, &config.wanted()).await.unwrap();
     assert_eq!(done, Published::Created);
     slot::create_slot(&mut server.sql, &config.slot).await.unwrap();
 

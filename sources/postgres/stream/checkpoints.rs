@@ -85,9 +85,15 @@ impl Stream {
             // Told to stop within the prefix that was settled before: it stays settled.
             changes: current.changes.max(current.skip),
         });
-        let tables = self.reads.tables.iter().map(|work| {
+        let tables = self.reads.tables.iter().filter_map(|work| {
             let todo = work.with_progress(|progress| progress.todo());
-            (work.info.table.name.to_string(), TableState { oid: work.info.oid, todo })
+            let renewal = work.renewal();
+            if work.is_gone && (renewal.is_none() && !work.is_kept || work.info.oid == 0) {
+                return None;
+            }
+            let leaves = work.info.leaves.iter().map(|(oid, leaf)| (*oid, leaf.file)).collect();
+            let (oid, shape) = (work.info.oid, Some(work.info.signature.clone()));
+            Some((work.info.table.name.to_string(), TableState { oid, todo, shape, leaves, renewal }))
         });
         let seen = self.reads.emitted.get().map(|reach| reach.lsn);
         let position = PgPosition { inside, seen, tables: tables.collect(), ..self.position.clone() };

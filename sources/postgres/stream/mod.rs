@@ -21,8 +21,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::catalog::TableInfo;
+use super::describe::Catalog;
 use super::lsn::Lsn;
-use super::open::{Begin, Catalog, offset};
+use super::open::{Begin, offset};
 use super::position::{CommitMark, PgPosition};
 use super::reads::{FromRead, Reads};
 use super::refetch::Refetches;
@@ -33,14 +34,16 @@ use crate::budget::{Charge, Class};
 use crate::change::{Change, Item, Key, Op, Origin, RowBuilder};
 use crate::merge::{Merge, ReadId};
 use crate::position::Position;
-use crate::queue::{Closed, Outgoing};
+use crate::queue::Outgoing;
 use crate::source::{Link, SourceError};
 use crate::world::{Moment, SharedWorld};
 
 mod checkpoints;
 mod entering;
+mod sweeps;
 
 use entering::HeldRead;
+use sweeps::{AWAITED_EVERY, Renewing};
 
 /// Between two checkpoints while changes flow; each costs the store a durable write at the most.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
@@ -116,14 +119,10 @@ struct State {
     /// A snapshot is being taken for its own sake.
     looking: bool,
     look: Option<crate::world::Task>,
+    /// Tables that are read again, and not swept yet.
+    renewals: Vec<Renewing>,
     /// Covers the keys held for reads under way.
     keys_charge: Charge,
-}
-
-impl From<Closed> for SourceError {
-    fn from(_: Closed) -> Self {
-        Self::Closed
-    }
 }
 
 fn lost(error: WireError) -> SourceError {
@@ -163,6 +162,7 @@ impl Stream {
             acknowledged: position.lsn,
             looking: false,
             look: None,
+            renewals: Renewing::of(&reads.tables),
             keys_charge: link.outlet.budget().nothing(),
         };
         Self {
@@ -204,6 +204,7 @@ impl Stream {
             self.idle().await?;
             self.gather().await;
             let checkpoint_in = self.checkpoint_due_in();
+            let is_awaited = self.is_awaited();
             tokio::select! {
                 biased;
                 () = self.link.stop.told() => {}
@@ -218,6 +219,7 @@ impl Stream {
                     self.feedback(false).await?;
                 }
                 () = self.world.sleep(checkpoint_in.unwrap_or_default()), if checkpoint_in.is_some() => {}
+                () = self.world.sleep(AWAITED_EVERY), if is_awaited => self.ask_for_the_end().await?,
                 // Then `idle` asks.
                 () = self.world.sleep(FEEDBACK_EVERY) => {}
             }
@@ -284,6 +286,7 @@ impl Stream {
     async fn idle(&mut self) -> Result<(), SourceError> {
         self.ask().await?;
         self.wait_for_reads().await?;
+        self.sweep_if_due().await?;
         self.checkpoint_if_due().await?;
         self.state.refetches.send_if_free();
         self.state.outgoing.flush()?;
@@ -386,13 +389,14 @@ impl Stream {
             status.passed_commit_unix_us = time_us;
             false
         });
+        self.sweep_if_due().await?;
         self.checkpoint_if_due().await?;
         self.look_if_many();
         Ok(())
     }
 
     async fn relation(&mut self, message: &[u8]) -> Result<(), SourceError> {
-        let (oid, info) = self.catalog.describe(&self.reads.tables, message).await?;
+        let (oid, info) = self.catalog.describe(&self.reads.tables, message, true).await?;
         self.relations.insert(oid, info);
         Ok(())
     }

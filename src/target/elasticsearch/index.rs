@@ -20,7 +20,7 @@ use crate::target::{DOCUMENT_FORMAT, IdPage, IndexSpec, IndexState, TargetError}
 const SCROLL: &str = "5m";
 /// Most bytes that an id takes in an answer: 512 bytes (T34), each escaped as `\u0000` at worst, with
 /// the words around it.
-const ID_BYTES_MAX: usize = 512 * 6 + 64;
+const ID_BYTES_MAX: usize = 512 * 6 + 128;
 /// Fields that Elasticsearch or OpenSearch keep for themselves at the top of a document.
 const RESERVED: [&str; 12] = [
     "_id",
@@ -245,6 +245,13 @@ async fn free_name(client: &Client, alias: &str) -> Result<String, TargetError> 
     free.ok_or_else(|| TargetError::Conflict { context: CONTEXT, reason: "no name is free".to_owned() })
 }
 
+/// The default is 1000; a text counts twice, because of its keyword.
+pub(super) fn fields_limit(spec: &IndexSpec) -> Option<u64> {
+    let columns = spec.fields.len();
+    let fields: usize = spec.fields.iter().map(|(_, column)| fields_of(&column.kind)).sum();
+    (columns > 450 || fields > 900).then(|| fields.max(columns * 2) as u64 + 100)
+}
+
 /// Settings, mapping and alias of a new index.
 fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
     let mut properties = Map::new();
@@ -258,10 +265,8 @@ fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
         // An answer must mean that the document survives a crash of the node.
         "translog.durability": "request",
     });
-    // The default is 1000; a text counts twice, because of its keyword.
-    let fields: usize = spec.fields.iter().map(|(_, column)| fields_of(&column.kind)).sum();
-    if spec.fields.len() > 450 || fields > 900 {
-        settings["mapping.total_fields.limit"] = json!(fields.max(spec.fields.len() * 2) + 100);
+    if let Some(limit) = fields_limit(spec) {
+        settings["mapping.total_fields.limit"] = json!(limit);
     }
     Ok(json!({
         "settings": { "index": settings },
@@ -290,7 +295,7 @@ pub(super) fn check_field(field: &str, column: &str) -> Result<(), TargetError> 
 }
 
 /// What Elasticsearch and OpenSearch take as a name; no name means several indices here.
-fn check_name(context: &'static str, name: &str) -> Result<(), TargetError> {
+pub(super) fn check_name(context: &'static str, name: &str) -> Result<(), TargetError> {
     let forbidden = |c: char| c.is_uppercase() || c.is_control() || r#"\/*?"<>| ,#:"#.contains(c);
     let fault = match name {
         "" | "." | ".." => "is no name",
@@ -343,8 +348,9 @@ pub(super) async fn ids(
     #[derive(Deserialize)]
     struct Hit {
         _id: String,
+        _version: u64,
     }
-    let filter = "filter_path=_scroll_id,timed_out,_shards.failed,hits.hits._id";
+    let filter = "filter_path=_scroll_id,timed_out,_shards.failed,hits.hits._id,hits.hits._version";
     let (path, body) = match cursor {
         Some(scroll_id) => {
             (format!("/_search/scroll?{filter}"), json!({ "scroll": SCROLL, "scroll_id": scroll_id }))
@@ -353,8 +359,7 @@ pub(super) async fn ids(
             // What was written and is not refreshed is not listed otherwise.
             refresh(client, alias).await?;
             let options = format!("scroll={SCROLL}&allow_partial_search_results=false&{filter}");
-            let body =
-                json!({ "size": limit, "_source": false, "sort": ["_doc"], "query": { "match_all": {} } });
+            let body = json!({ "size": limit, "version": true, "_source": false, "sort": ["_doc"], "query": { "match_all": {} } });
             (format!("/{}/_search?{options}", escape(alias)), body)
         }
     };
@@ -373,9 +378,10 @@ pub(super) async fn ids(
     if page.timed_out {
         return Err(TargetError::Unresolved { context: CONTEXT, reason: "timed out".to_owned() });
     }
-    let ids: Vec<String> = page.hits.hits.into_iter().map(|hit| hit._id).collect();
+    let hits = page.hits.hits.into_iter().map(|hit| (hit._id, hit._version));
+    let (ids, versions): (Vec<String>, Vec<u64>) = hits.unzip();
     if !ids.is_empty() {
-        return Ok(IdPage { ids, cursor: Some(page.scroll_id) });
+        return Ok(IdPage { ids, versions, cursor: Some(page.scroll_id) });
     }
     let body = json!({ "scroll_id": page.scroll_id });
     let closing = Call::new("end a listing", Method::DELETE, "/_search/scroll").json(&body);

@@ -6,6 +6,7 @@
 //!    ├──── response  the bulk answer, item by item
 //!    ├──── index     aliases, real indices, listing ids
 //!    ├──── mapping   what a field is, by its column's kind
+//!    ├──── extension fields that come to an index which is there already
 //!    ├──── proposal  what an index would make of a table, in words
 //!    └──── state     law 1's document, by compare-and-set
 //! ```
@@ -15,6 +16,7 @@
 
 mod bulk;
 mod client;
+mod extension;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod index;
@@ -34,7 +36,8 @@ pub use client::{Auth, Settings};
 pub use proposal::{mapping_words, takes_field};
 
 use super::{
-    Bulk, IdPage, IndexSpec, IndexState, Outcome, Revision, StateDocument, Stored, Target, TargetError,
+    Bulk, Extended, IdPage, IndexSpec, IndexState, Outcome, Revision, StateDocument, Stored, Target,
+    TargetError,
 };
 use client::{Call, Client, failure, parse};
 
@@ -134,6 +137,10 @@ impl Target for Elasticsearch {
 
     fn create_index<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>> {
         Box::pin(index::create(&self.client, spec))
+    }
+
+    fn extend_mapping<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<Extended, TargetError>> {
+        Box::pin(extension::extend(&self.client, spec))
     }
 
     fn delete_index<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), TargetError>> {

@@ -123,6 +123,20 @@ fn kept<'a>(row: &'a LargeRow, old: Option<&'a LargeRow>, place: usize) -> Optio
     }
 }
 
+/// The key of a row of which only the key's texts are known.
+pub(super) fn key_from_texts(
+    table: &TableInfo,
+    texts: &KeyText,
+    builder: &mut RowBuilder,
+) -> Result<Row, SourceError> {
+    let text = |column: usize| {
+        let place = table.table.key.iter().position(|&key| usize::from(key) == column)?;
+        texts.get(place).map(|text| Value::Text(text.as_bytes()))
+    };
+    let values = (0..table.table.columns.len()).map(|column| text(column).unwrap_or(Value::Unchanged));
+    key_of(table, values, builder)
+}
+
 fn key_of<'a>(
     table: &TableInfo,
     values: impl Iterator<Item = Value<'a>>,

@@ -146,8 +146,15 @@ pub async fn run_parts(
     stop: Stop,
     status: watch::Sender<Status>,
 ) -> Result<(), PipelineError> {
-    let mut pipeline =
-        Pipeline { parts, world, stop, status: Arc::new(status), source_status: silent(), before: None };
+    let mut pipeline = Pipeline {
+        parts,
+        world,
+        stop,
+        status: Arc::new(status),
+        source_status: silent(),
+        before: None,
+        told: None,
+    };
     loop {
         let Some(started) = pipeline.start().await? else { return Ok(()) };
         match pipeline.follow(started).await? {
@@ -182,6 +189,8 @@ pub(crate) struct Pipeline {
     source_status: StatusSender,
     /// What was counted before the tables changed, in this process; `None` before the first start.
     before: Option<Counts>,
+    /// Which change of the tables was told last, and how often in a row.
+    told: Option<(String, u32)>,
 }
 
 impl Pipeline {
@@ -303,11 +312,14 @@ impl Pipeline {
     }
 
     /// The pipeline starts anew with the tables that are there; a moment later, lest a catalog that never
-    /// rests be asked without rest.
+    /// rests be asked without rest. What is told again and again was not mended by that.
     async fn tables_changed(&mut self, what: &str) -> Result<bool, PipelineError> {
+        let times = self.told.take().filter(|told| told.0 == what).map_or(0, |told| told.1 + 1);
+        self.told = Some((what.to_owned(), times));
+        let pause = if times == 0 { TABLES_CHANGED_PAUSE } else { backoff(times, self.world.random()) };
         tracing::info!(what, "the tables have changed; the pipeline starts anew with them");
-        self.wait_for("everything to be settled, since the tables have changed");
-        Ok(self.pause(TABLES_CHANGED_PAUSE).await)
+        self.wait_for(&format!("everything to be settled, since the tables have changed: {what}"));
+        Ok(self.pause(pause).await)
     }
 
     /// Opens the source; what it waits for meanwhile, as for the end of a transaction, is said.

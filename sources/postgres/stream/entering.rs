@@ -9,6 +9,8 @@ use crate::merge::{Finish, ReadId};
 use crate::postgres::catalog::TableInfo;
 use crate::postgres::progress::KeyText;
 use crate::postgres::reads::{Finished, FromRead, Purpose, Verdict};
+use crate::postgres::rows;
+use crate::postgres::work::TableWork;
 use crate::queue::Batch;
 use crate::source::SourceError;
 
@@ -27,7 +29,17 @@ impl Stream {
         texts: KeyText,
         key: crate::change::Row,
     ) -> Result<(), SourceError> {
-        self.state.refetches.add(table, texts, key);
+        // What is read back has the columns that there are now: the log may describe the table as it was
+        // before a column went (T09).
+        let mine = |work: &&Arc<TableWork>| work.info.table.number == table.table.number;
+        let now = self.reads.tables.iter().find(mine).map(|work| work.info.clone());
+        match now.filter(|now| !Arc::ptr_eq(&now.table, &table.table)) {
+            None => self.state.refetches.add(table, texts, key),
+            Some(now) => {
+                let key = rows::key_from_texts(&now, &texts, &mut self.state.builder)?;
+                self.state.refetches.add(now, texts, key);
+            }
+        }
         // The change itself is counted as read and superseded: the refetched row goes out for it.
         self.link.status.send_if_modified(|status| {
             status.rows_displaced += 1;

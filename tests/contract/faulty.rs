@@ -90,7 +90,8 @@ impl<O: Origin> Rig<O> {
         })
         .await;
         for (table, index) in self.indices.iter().enumerate() {
-            let report = compare(&self.search.http, index, self.origin.rows(table).await).await;
+            let report =
+                compare(&self.search.http, index, self.origin.rows(&self.origin.table(table)).await).await;
             println!("{index}: {report}");
             report.assert_equal();
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::harness::faults::Speech;
 use super::harness::rows::Rows;
 
+pub(crate) mod altered;
 pub(crate) mod faulty;
 pub(crate) mod suite;
 pub(crate) mod writers;
@@ -118,8 +119,8 @@ pub(crate) trait Origin: Sized {
 
     async fn writer(&self) -> Self::Writer;
 
-    /// The table's rows as the documents that they should be.
-    async fn rows(&self, table: usize) -> impl Rows;
+    /// The rows of a table, by its name in the configuration, as the documents that they should be.
+    async fn rows(&self, table: &str) -> impl Rows;
 }
 
 /// A connection that writes.

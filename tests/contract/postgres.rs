@@ -9,10 +9,14 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::contract::altered::{Altered, equal_with_alterations};
 use crate::contract::faulty::equal_with_every_fault;
-use crate::contract::suite::{Plan, bounded_with_a_slow_target, equal_after_kills, origin_counts_right};
+use crate::contract::suite::{
+    PATIENCE, Plan, bounded_with_a_slow_target, equal_after_kills, origin_counts_right,
+};
 use crate::contract::{Change, Kind, Origin, TABLES, Tag, Writer};
 use crate::harness::faults::Speech;
+use crate::harness::poll_until;
 use crate::harness::postgres_rows::PostgresRows;
 use crate::harness::rows::Rows;
 use crate::harness::servers::{Database, Engine, Postgres, client};
@@ -160,8 +164,8 @@ impl<const VERSION: u32> Origin for PostgresOrigin<VERSION> {
         PostgresWriter { client: self.database.client().await, name, port }
     }
 
-    async fn rows(&self, table: usize) -> impl Rows {
-        PostgresRows::open(self.database.client().await, &self.table(table)).await
+    async fn rows(&self, table: &str) -> impl Rows {
+        PostgresRows::open(self.database.client().await, table).await
     }
 }
 
@@ -210,6 +214,100 @@ impl Writer for PostgresWriter {
     async fn connect_again(&mut self) {
         self.client = client(self.port, &self.name).await;
     }
+}
+
+/// Beside the suite's tables: one in partitions, one that is emptied. Each round's column is there to go.
+const MORE: &str = "
+    ALTER TABLE places ADD spare_0 text DEFAULT 'spare', ADD spare_1 integer DEFAULT 1;
+    CREATE TABLE more_parts (id bigint, part text, n bigint NOT NULL, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+    CREATE TABLE first_part PARTITION OF more_parts FOR VALUES IN ('first');
+    CREATE TABLE goes_0 PARTITION OF more_parts FOR VALUES IN ('goes_0');
+    CREATE TABLE goes_1 PARTITION OF more_parts FOR VALUES IN ('goes_1');
+    INSERT INTO more_parts SELECT id, part, 0 FROM generate_series(1, 300) id, unnest(ARRAY['first', 'goes_0', 'goes_1']) part;
+    CREATE TABLE more_emptied (id bigint PRIMARY KEY, n bigint NOT NULL);
+    INSERT INTO more_emptied SELECT id, 0 FROM generate_series(1, 1000) id;";
+
+impl<const VERSION: u32> PostgresOrigin<VERSION> {
+    /// Rows are there, are written by a transaction that is open when the publication comes to hold the
+    /// table, and after it.
+    async fn join_under_an_open_transaction(&self, round: usize) {
+        let table = format!("more_joins_{round}");
+        let open = self.database.client().await;
+        self.run(&format!(
+            "CREATE TABLE {table} (id bigint PRIMARY KEY, n bigint NOT NULL);
+             INSERT INTO {table} SELECT id, 0 FROM generate_series(1, 500) id"
+        ))
+        .await;
+        let begun = format!(
+            "BEGIN; INSERT INTO {table} SELECT id, 1 FROM generate_series(501, 600) id;
+             UPDATE {table} SET n = 1 WHERE id <= 50; DELETE FROM {table} WHERE id BETWEEN 51 AND 60"
+        );
+        open.batch_execute(&begun).await.unwrap();
+        let name = &self.database.name;
+        let joined =
+            format!("SELECT FROM pg_publication_tables WHERE pubname = '{name}' AND tablename = '{table}'");
+        poll_until("the table to join the publication", PATIENCE, async || {
+            let rows = open.query(&joined, &[]).await.unwrap();
+            (!rows.is_empty()).then_some(())
+        })
+        .await;
+        self.run(&format!("UPDATE {table} SET n = 2 WHERE id BETWEEN 100 AND 150")).await;
+        let ends = format!(
+            "UPDATE {table} SET n = n + 3 WHERE id > 580 OR id BETWEEN 140 AND 160 OR id < 10;
+             DELETE FROM {table} WHERE id IN (20, 570); COMMIT"
+        );
+        open.batch_execute(&ends).await.unwrap();
+    }
+}
+
+impl<const VERSION: u32> Altered for PostgresOrigin<VERSION> {
+    const PATTERN: &'static str = "public.more_*";
+
+    async fn prepare(&self) {
+        self.run(MORE).await;
+    }
+
+    async fn alter(&self, number: usize, round: usize) {
+        let sql = match number {
+            // Writers leave calm rows alone.
+            0 => format!(
+                "ALTER TABLE items ADD extra_{round} integer NOT NULL DEFAULT 7;
+                 UPDATE items SET extra_{round} = 8 WHERE id < 500 AND tag = '{}'",
+                Tag::Calm.word()
+            ),
+            1 => format!("ALTER TABLE places DROP spare_{round}"),
+            2 => format!(
+                "CREATE TABLE came_{round} (part text NOT NULL, n bigint NOT NULL, id bigint NOT NULL);
+                 INSERT INTO came_{round} SELECT 'came_{round}', 1, id FROM generate_series(1, 700) id;
+                 ALTER TABLE more_parts ATTACH PARTITION came_{round} FOR VALUES IN ('came_{round}');
+                 UPDATE more_parts SET n = 2 WHERE part = 'came_{round}' AND id < 20;
+                 DELETE FROM more_parts WHERE part = 'came_{round}' AND id BETWEEN 30 AND 40"
+            ),
+            3 => "UPDATE more_emptied SET n = 1 WHERE id % 3 = 0; TRUNCATE more_emptied;
+                  INSERT INTO more_emptied SELECT id, 2 FROM generate_series(900, 1100) id"
+                .to_owned(),
+            4 => return self.join_under_an_open_transaction(round).await,
+            5 => format!(
+                "UPDATE more_parts SET n = 5 WHERE part = 'goes_{round}';
+                 ALTER TABLE more_parts DETACH PARTITION goes_{round};
+                 INSERT INTO more_parts VALUES ({round} + 1000, 'first', 6)"
+            ),
+            _ => panic!("no alteration has the number {number}"),
+        };
+        // Each statement by itself: a lock on two tables could meet a writer's.
+        for statement in sql.split(';') {
+            self.run(statement).await;
+        }
+    }
+
+    fn matching() -> Vec<(&'static str, &'static str)> {
+        ["more_parts", "more_emptied", "more_joins_0", "more_joins_1"].map(|table| ("public", table)).to_vec()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_equals_the_source_with_its_tables_altered() {
+    equal_with_alterations::<PostgresOrigin>(Engine::Elasticsearch8, Plan::of_scale()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

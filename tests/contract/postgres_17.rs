@@ -1,5 +1,6 @@
 //! The suite on PostgreSQL 17. 18 is run for every change, this one by `scripts/soak contract-postgres-17`.
 
+use crate::contract::altered::equal_with_alterations;
 use crate::contract::faulty::equal_with_every_fault;
 use crate::contract::suite::{Plan, bounded_with_a_slow_target, equal_after_kills};
 use crate::contract_postgres::PostgresOrigin;
@@ -18,4 +19,9 @@ async fn the_index_equals_the_source_with_every_fault_on_every_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_stays_bounded_with_a_slow_target() {
     bounded_with_a_slow_target::<PostgresOrigin<17>>(Engine::Elasticsearch8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_equals_the_source_with_its_tables_altered() {
+    equal_with_alterations::<PostgresOrigin<17>>(Engine::Elasticsearch8, Plan::of_scale()).await;
 }

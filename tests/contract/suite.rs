@@ -22,7 +22,7 @@ const READERS: u64 = 2;
 /// Rowtide's default.
 const LANES: u64 = 4;
 /// Long enough for two cores with everything on them.
-pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// After a SIGKILL nothing is sent for 10 s.
 const QUARANTINE: Duration = Duration::from_secs(10);
 
@@ -30,15 +30,15 @@ const QUARANTINE: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     /// Loaded rows by table.
-    rows: [u64; TABLES],
+    pub(super) rows: [u64; TABLES],
     /// Rows of the giant transaction in each table.
     giant_rows: u64,
     /// Changes of each kind that must be made before the fill ends.
     changes_each: u64,
     kills_in_backfill: u64,
     kills_in_tail: u64,
-    chunk_rows: u64,
-    bulk_count_max: u64,
+    pub(super) chunk_rows: u64,
+    pub(super) bulk_count_max: u64,
 }
 
 impl Plan {
@@ -70,7 +70,7 @@ impl Plan {
         self.rows.iter().sum()
     }
 
-    fn calm_rows(&self) -> u64 {
+    pub(super) fn calm_rows(&self) -> u64 {
         let calm = |&count: &u64| (0..count).filter(|&row| tag_of_loaded(row) == Tag::Calm).count() as u64;
         self.rows.iter().map(calm).sum()
     }
@@ -78,7 +78,7 @@ impl Plan {
 
 /// Where a kill hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Backfill,
     Giant,
     Tail,
@@ -103,19 +103,21 @@ impl fmt::Display for Kill {
 }
 
 /// Everything that takes part.
-struct Stage<O> {
-    origin: O,
-    search: &'static Search,
-    proxy: Proxy,
-    rowtide: Rowtide,
-    indices: [String; TABLES],
+pub(super) struct Stage<O> {
+    pub(super) origin: O,
+    pub(super) search: &'static Search,
+    pub(super) proxy: Proxy,
+    pub(super) rowtide: Rowtide,
+    /// The pipeline's name.
+    pub(super) name: String,
+    pub(super) indices: [String; TABLES],
     kills: Vec<Kill>,
     random: Random,
 }
 
 impl<O: Origin> Stage<O> {
     /// Servers are up, the tables are there and empty; nothing runs yet.
-    async fn set(engine: Engine, chunk_rows: u64, bulk_count_max: u64, seed: u64) -> Self {
+    pub(super) async fn set(engine: Engine, chunk_rows: u64, bulk_count_max: u64, seed: u64) -> Self {
         let origin = O::start().await;
         let search = Search::shared(engine).await;
         let proxy = Proxy::start(search.port()).await;
@@ -125,22 +127,22 @@ impl<O: Origin> Stage<O> {
         let target = format!("bulk_count_max = {bulk_count_max}");
         let config = configuration(&origin, &name, &indices, &source, (proxy.port, &target));
         let rowtide = Rowtide::new(&config);
-        Self { origin, search, proxy, rowtide, indices, kills: Vec::new(), random: Random::new(seed) }
+        Self { origin, search, proxy, rowtide, name, indices, kills: Vec::new(), random: Random::new(seed) }
     }
 
-    async fn load(&self, rows: [u64; TABLES], seed: u64) {
+    pub(super) async fn load(&self, rows: [u64; TABLES], seed: u64) {
         for (table, count) in rows.into_iter().enumerate() {
             self.origin.load(table, 0..count, seed % (1 << 31)).await;
         }
     }
 
     /// Documents of that tag in all indices.
-    async fn documents(&self, tag: Tag) -> u64 {
+    pub(super) async fn documents(&self, tag: Tag) -> u64 {
         self.search.http.count(&self.indices.join(","), json!({ "match": { "tag": tag.word() } })).await
     }
 
     /// Waits until the target has received that many documents more.
-    async fn wait_for_documents(&mut self, more: u64) {
+    pub(super) async fn wait_for_documents(&mut self, more: u64) {
         let goal = self.proxy.documents() + more;
         poll_until(&format!("{more} more documents"), PATIENCE, async || {
             (self.proxy.documents() >= goal).then_some(())
@@ -150,7 +152,7 @@ impl<O: Origin> Stage<O> {
     }
 
     /// Kills Rowtide at a random moment with requests in flight, and starts it again.
-    async fn kill(&mut self, phase: Phase) {
+    pub(super) async fn kill(&mut self, phase: Phase) {
         poll_until("requests in flight", PATIENCE, async || (self.proxy.in_flight() > 0).then_some(())).await;
         tokio::time::sleep(Duration::from_millis(self.random.below(40))).await;
         // Answers are delayed: soon there are some again.
@@ -193,7 +195,7 @@ impl<O: Origin> Stage<O> {
     }
 
     /// Waits until all that was written has arrived: what was written last is there, and nothing moves.
-    async fn quiesce(&mut self) {
+    pub(super) async fn quiesce(&mut self) {
         let before = self.documents(Tag::Sentinel).await;
         self.origin.sentinel(2_000_000_000 + before).await;
         poll_until("the sentinels", PATIENCE, async || {
@@ -209,13 +211,14 @@ impl<O: Origin> Stage<O> {
 
     async fn compare(&self) {
         for (table, index) in self.indices.iter().enumerate() {
-            let report = compare(&self.search.http, index, self.origin.rows(table).await).await;
+            let report =
+                compare(&self.search.http, index, self.origin.rows(&self.origin.table(table)).await).await;
             println!("{index}: {report}");
             report.assert_equal();
         }
     }
 
-    fn assert_memory(&self) {
+    pub(super) fn assert_memory(&self) {
         let kib = self.rowtide.high_water_kib();
         println!("VmHWM {:.1} MiB over all processes, bound {MAX_RSS_MIB} MiB", kib as f64 / 1024.0);
         assert!(kib > 0 && kib < MAX_RSS_MIB * 1024, "{kib} KiB are not under {MAX_RSS_MIB} MiB");
@@ -246,7 +249,7 @@ impl<O: Origin> Stage<O> {
     }
 
     /// SIGTERM: ends with 0, and every change has one end.
-    fn stop_cleanly(&mut self) {
+    pub(super) fn stop_cleanly(&mut self) {
         let (code, log) = self.rowtide.stop();
         assert_eq!(code, 0, "exit code after SIGTERM");
         println!("counts of the last run: {:?}", Rowtide::final_counts(&log));
@@ -398,7 +401,7 @@ fn field(tag: Tag) -> String {
 }
 
 /// What Rowtide rightly warns of while a target is away or another process was killed.
-fn allow_outages(rowtide: &mut Rowtide) {
+pub(super) fn allow_outages(rowtide: &mut Rowtide) {
     // By the message: every line has a field called target.
     for message in ["could not renew the lease", "the end was not clean", "answers are still missing"] {
         rowtide.allow(&format!("\"message\":\"{message}"));
@@ -420,7 +423,8 @@ pub(crate) async fn origin_counts_right<O: Origin>() {
     println!("{counts:?}, {} changes in the stream", Writers::in_stream(&counts));
     let (mut rows, mut calm, mut giant) = (0, 0, 0);
     for table in 0..TABLES {
-        let mut of_table = origin.rows(table).await;
+        let name = origin.table(table);
+        let mut of_table = origin.rows(&name).await;
         loop {
             let batch = of_table.next().await;
             if batch.is_empty() {

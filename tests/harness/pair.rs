@@ -104,8 +104,7 @@ impl Pair {
     /// Adds to the configuration, for the next run.
     pub(crate) fn configure(&mut self, text: &str) {
         self.config += text;
-        let text = format!("data_dir = \"data\"\n{}", self.config);
-        std::fs::write(self.rowtide.folder.join("rowtide.toml"), text).unwrap();
+        self.rowtide.configure(text);
     }
 
     /// Runs SQL.

@@ -105,6 +105,12 @@ impl Rowtide {
         }
     }
 
+    /// Adds to the configuration, for the next run.
+    pub(crate) fn configure(&self, text: &str) {
+        let mut file = File::options().append(true).open(self.folder.join("rowtide.toml")).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
     /// As [`Self::new`], and runs it.
     pub(crate) fn start(config: &str) -> Self {
         let mut rowtide = Self::new(config);

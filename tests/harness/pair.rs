@@ -141,10 +141,18 @@ impl Pair {
         self.rowtide.wait_for_line("\"state\":\"following\"", PATIENCE).await;
     }
 
-    /// Waits until everything that is in the log now was acknowledged.
+    /// Waits until everything that is in the log now was acknowledged, and so every row that was read before.
+    /// A row that was read after the log had been passed to its end stands before no acknowledgement but one of
+    /// something newer: so there is something newer.
     pub(crate) async fn caught_up(&mut self) {
+        self.caught_up_within(PATIENCE).await;
+    }
+
+    /// The same, where it may take longer.
+    pub(crate) async fn caught_up_within(&mut self, limit: Duration) {
+        self.sql("SELECT pg_logical_emit_message(true, 'rowtide', '')").await;
         let end = self.log_end().await;
-        poll_until("the acknowledgement of all that was written", PATIENCE, async || {
+        poll_until("the acknowledgement of all that was written", limit, async || {
             (self.confirmed().await >= end).then_some(())
         })
         .await;

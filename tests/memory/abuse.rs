@@ -147,12 +147,7 @@ impl Lives {
     /// Until all that was written is in the index and acknowledged.
     pub(super) async fn all(&mut self) {
         self.pair.rowtide.wait_for_line("\"state\":\"following\"", self.abuse.patience).await;
-        let end = self.pair.log_end().await;
-        poll_until("the acknowledgement of all that was written", self.abuse.patience, async || {
-            (self.pair.confirmed().await >= end).then_some(())
-        })
-        .await;
-        self.pair.rowtide.assert_runs();
+        self.pair.caught_up_within(self.abuse.patience).await;
     }
 
     /// Single changes of small rows, each a transaction, over all tables.

@@ -9,7 +9,7 @@ use crate::harness::pair::{PATIENCE, Pair, Setup};
 use crate::harness::postgres_rows::PostgresRows;
 use crate::harness::rowtide::Rowtide;
 use crate::harness::servers::Postgres;
-use crate::harness::{Scale, comparer, poll_until, scale};
+use crate::harness::{Scale, comparer, scale};
 
 /// As large as `memory.document_bytes_max` may be under `max_rss`: one MiB more is refused.
 const LARGEST: [(u64, u64); 2] = [(128, 8), (256, 18)];
@@ -92,8 +92,7 @@ async fn keys_to_be_read_again_are_bounded() {
     pair.wait_until_following().await;
     pair.proxy.delay_answers(Duration::from_millis(200));
     pair.sql("UPDATE t SET n = n + 1").await;
-    let end = pair.log_end().await;
-    poll_until("all of it", PATIENCE * 2, async || (pair.confirmed().await >= end).then_some(())).await;
+    pair.caught_up_within(PATIENCE * 2).await;
     let rows = PostgresRows::open(pair.database.client().await, "public.t").await;
     comparer::compare(&pair.http, &pair.index("t"), rows).await.assert_equal();
     let kib = pair.rowtide.high_water_kib();

@@ -14,6 +14,7 @@ mod partitions;
 mod patterns;
 mod published;
 mod reads;
+mod schema;
 mod slot;
 mod slot_versions;
 mod stream;

@@ -16,7 +16,7 @@ use crate::harness::servers::{Engine, Postgres, Search};
 const TURNS: usize = 8;
 
 /// What the log writes again has this much added to its id.
-const AGAIN: u64 = 1000;
+pub(super) const AGAIN: u64 = 1000;
 
 #[derive(Deserialize)]
 struct Answer {
@@ -35,7 +35,7 @@ struct Hit {
 }
 
 /// Documents whose first field is `id`, by it: everything after it, byte by byte as it was sent.
-async fn sources(http: &Http, index: &str) -> BTreeMap<u64, String> {
+pub(super) async fn sources(http: &Http, index: &str) -> BTreeMap<u64, String> {
     let query = json!({ "size": 500, "query": { "match_all": {} } }).to_string();
     http.text(Method::POST, &format!("/{index}/_refresh"), None).await;
     let answer = http.text(Method::POST, &format!("/{index}/_search"), Some(query)).await;
@@ -49,7 +49,7 @@ async fn sources(http: &Http, index: &str) -> BTreeMap<u64, String> {
 }
 
 /// A type in SQL by its plain name.
-fn spelled(name: &str) -> String {
+pub(super) fn spelled(name: &str) -> String {
     match name {
         "cardinal_number" | "character_data" | "sql_identifier" | "time_stamp" | "yes_or_no" => {
             format!("information_schema.{name}")
@@ -59,7 +59,7 @@ fn spelled(name: &str) -> String {
 }
 
 /// Each type that takes values and that PostgreSQL 18 has.
-fn types() -> impl Iterator<Item = &'static (&'static str, &'static [&'static str])> {
+pub(super) fn types() -> impl Iterator<Item = &'static (&'static str, &'static [&'static str])> {
     EXTREMES.iter().filter(|(name, values)| !values.is_empty() && *name != "regdatabase")
 }
 

@@ -125,19 +125,11 @@ impl<O: Origin> Rig<O> {
     /// A hit may meet a connection that is just being made, or be followed by the loss of another one: then the
     /// source is lost with other words, and after the next row it is tried again.
     async fn lost(&mut self, (kind, way): (Kind, Way), words: &str) -> Duration {
-        let losses = |rig: &Self| {
-            let lost = |line: &Line| line.message == "the source was lost; it is opened again";
-            rig.rowtide.log().into_iter().filter(lost).map(|line| line.text).collect::<Vec<_>>()
-        };
         let all_ends = Instant::now() + PATIENCE;
         loop {
-            let (began, seen) = (Instant::now(), losses(self).len());
+            let (began, seen) = (Instant::now(), self.losses());
             self.hit(&[(kind, Fault::HalfOpen, way)]).await;
-            let loss = poll_until(&format!("a loss with {words:?}"), PATIENCE, async || {
-                self.rowtide.assert_runs();
-                losses(self).get(seen).cloned()
-            })
-            .await;
+            let loss = self.loss_after(seen, words).await;
             if loss.contains(words) {
                 return began.elapsed();
             }
@@ -145,6 +137,20 @@ impl<O: Origin> Rig<O> {
             assert!(Instant::now() < all_ends, "no loss with {words:?} in {PATIENCE:?}");
             self.round_trip(PATIENCE).await;
         }
+    }
+
+    /// How often the source was lost so far.
+    fn losses(&self) -> usize {
+        self.rowtide.log().iter().filter(|line| is_loss(line)).count()
+    }
+
+    /// The next loss of the source, after so many; it is waited for because of these words.
+    async fn loss_after(&mut self, seen: usize, words: &str) -> String {
+        poll_until(&format!("a loss with {words:?}"), PATIENCE, async || {
+            self.rowtide.assert_runs();
+            self.rowtide.log().into_iter().filter(is_loss).nth(seen).map(|line| line.text)
+        })
+        .await
     }
 
     /// What was waited for, by the state's reason, and in how many status lines.
@@ -188,6 +194,10 @@ impl<O: Origin> Rig<O> {
         .await;
         self.faults.clear();
     }
+}
+
+fn is_loss(line: &Line) -> bool {
+    line.message == "the source was lost; it is opened again"
 }
 
 /// Every fault on every kind of connection, each way.
@@ -261,12 +271,16 @@ async fn half_open<O: Origin>(rig: &mut Rig<O>) {
     let lost = rig.lost((Kind::Replication, Way::ToServer), "the server closed").await;
     println!("replication, feedback lost: told after {lost:.1?}");
     println!("    a row then took {:.1?}", rig.round_trip(PATIENCE).await);
+    let losses = rig.losses();
     rig.hit(&[half_open(Kind::Replication, Way::ToRowtide)]).await;
     println!("replication, log lost: told after {:.1?}", rig.told("a sign of the server").await);
     match scale() {
         Scale::Full => {
-            let noticed = rig.told("says nothing, though it was asked for a minute").await;
-            println!("    noticed after {noticed:.1?} more");
+            const WORDS: &str = "says nothing, though it was asked for a minute";
+            let began = Instant::now();
+            let loss = rig.loss_after(losses, WORDS).await;
+            assert!(loss.contains(WORDS), "{loss}");
+            println!("    noticed after {:.1?} more", began.elapsed());
         }
         Scale::Small => rig.hit(&[(Kind::Replication, Fault::Cut, Way::ToServer)]).await,
     }

@@ -53,8 +53,10 @@ impl Stream {
         if let Some(current) = &mut self.state.current {
             current.marked = current.changes;
         }
-        if self.state.candidate.is_some() {
-            return Ok(());
+        // Rows that are read back for changes before it: no checkpoint without them, and they are read slowly
+        // beside a log that takes the whole budget. So it waits, or its own progress would begin too late.
+        while self.state.candidate.is_some() {
+            self.hear_reads().await?;
         }
         self.checkpoint().await
     }

@@ -52,18 +52,23 @@ impl Stream {
     pub(super) async fn wait_for_reads(&mut self) -> Result<(), SourceError> {
         while self.state.merge.changed_bytes() + self.state.refetches.bytes() > self.state.keys_charge.bytes()
         {
-            self.state.refetches.send_if_free();
-            self.state.outgoing.flush()?;
-            // A held read would wait for the end of this transaction, which waits for it.
-            self.unhold();
-            tokio::select! {
-                biased;
-                () = self.link.stop.told() => return Err(SourceError::Closed),
-                said = self.from_reads.recv() => self.hear(said).await?,
-                () = self.world.sleep(FEEDBACK_EVERY) => self.feedback(true).await?,
-            }
+            self.hear_reads().await?;
         }
         Ok(())
+    }
+
+    /// Hears what reads say next, while the log waits for them.
+    pub(super) async fn hear_reads(&mut self) -> Result<(), SourceError> {
+        self.state.refetches.send_if_free();
+        self.state.outgoing.flush()?;
+        // A held read would wait for the end of this transaction, which waits for it.
+        self.unhold();
+        tokio::select! {
+            biased;
+            () = self.link.stop.told() => Err(SourceError::Closed),
+            said = self.from_reads.recv() => self.hear(said).await,
+            () = self.world.sleep(FEEDBACK_EVERY) => self.feedback(true).await,
+        }
     }
 
     /// Reads that wait for the end of the transaction are taken again; then they see it.

@@ -16,7 +16,7 @@ mod slots;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::catalog::{self, Server, TableInfo, ValueTypes, quoted};
+use super::catalog::{self, Server, TableFault, TableInfo, ValueTypes, quoted};
 use super::config::{Config, Entry, TableName};
 use super::wire::{Connection, WireError};
 use crate::OnDrop;
@@ -159,7 +159,9 @@ impl Findings {
                 Ok(info) => readable.push(info.table),
                 // It may have been dropped, or is yet to come: the pipeline runs without it.
                 Err(faults) if *on_drop != OnDrop::Halt && faults.iter().all(|fault| fault.is_missing) => {
-                    self.advised.extend(faults.into_iter().map(Finding::from));
+                    let fix = "nothing, if it is yet to come: then it is picked up; else correct the name";
+                    let advice = |fault: TableFault| Finding::from(TableFault { fix: fix.into(), ..fault });
+                    self.advised.extend(faults.into_iter().map(advice));
                 }
                 Err(faults) => self.missing.extend(faults.into_iter().map(Finding::from)),
             }

@@ -112,3 +112,43 @@ async fn t44_a_publication_of_all_tables_and_patterns_that_overlap() {
     let line = pair.assert_halts("patterns-overlap");
     assert!(line.text.contains("tenant_a.specials"), "{}", line.text);
 }
+
+/// `check` judges the tables that match now; one that may be missing is no fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn t44_check_judges_what_matches_now() {
+    let sql = &format!(
+        "{} CREATE SCHEMA tenant_b; CREATE TABLE tenant_b.products (id bigint);",
+        tenant("tenant_a", 1)
+    );
+    let mut pair = Pair::set(Postgres::shared().await, Setup { sql, ..Setup::default() }).await;
+    let name = pair.pipeline().to_owned();
+    let section = |pattern: &str, index: &str, lines: &str| {
+        format!("[pipelines.{name}.tables.\"{pattern}\"]\nindex = \"{name}-{index}\"\n{lines}\n")
+    };
+    let check = |pair: &Pair| {
+        let output = pair.rowtide.call(&["check", "--config", "rowtide.toml"]);
+        let said = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    pair.configure(&section("tenant_*.products", "{schema}-{table}", ""));
+    pair.configure(&section("public.later", "later", "on_drop = \"keep\""));
+    let (code, said) = check(&pair);
+    println!("{said}");
+    assert_eq!(code, Some(4));
+    assert!(said.contains("table tenant_b.products has no primary key"), "{said}");
+    assert!(!said.contains("tenant_a.products"), "{said}");
+    assert!(
+        said.contains("advice: table public.later does not exist\n    fix: nothing, if it is yet to come"),
+        "{said}"
+    );
+
+    pair.sql("ALTER TABLE tenant_b.products ADD PRIMARY KEY (id)").await;
+    let (code, said) = check(&pair);
+    assert_eq!(code, Some(0), "{said}");
+
+    pair.configure(&section("*_a.*", "second-{schema}-{table}", ""));
+    let (code, said) = check(&pair);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("tenant_a.products matches both \"tenant_*.products\" and \"*_a.*\""), "{said}");
+    assert!(said.contains("make one of the patterns narrower"), "{said}");
+}

@@ -16,6 +16,7 @@ pub mod mutant;
 pub mod pattern;
 pub mod position;
 pub mod queue;
+pub mod size;
 pub mod source;
 pub mod world;
 

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::catalog::quoted;
 use super::wire::Connect;
-use crate::pattern;
 use crate::{OnDrop, Problem, Settings, TableSettings};
+use crate::{pattern, size};
 
 /// For the fuzz targets, which may not see the url's module.
 #[cfg(any(test, feature = "fuzzing"))]
@@ -159,23 +159,6 @@ impl Config {
     }
 }
 
-/// A size with its unit, as the rest of the configuration has them.
-fn size(text: &str) -> Option<u64> {
-    let at = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(at);
-    let unit: u64 = match unit.trim() {
-        "B" => 1,
-        "kB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit)
-}
-
 /// `rowtide_NAME` in the letters that a slot may have.
 pub(crate) fn default_name(source: &str) -> String {
     let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
@@ -219,7 +202,7 @@ impl Section {
 
     fn size(&mut self, key: &str) -> Option<u64> {
         let value = self.keys.remove(key)?;
-        let size = value.as_str().and_then(size).filter(|size| *size >= LOG_HELD_LEAST);
+        let size = value.as_str().and_then(size::parse).filter(|size| *size >= LOG_HELD_LEAST);
         if size.is_none() {
             self.problem(key, format!("must be a size of 64MiB or more, as in {key} = \"20GiB\""));
         }
@@ -285,7 +268,7 @@ mod tests {
             ("rowtide_my_shop", "rowtide_my_shop")
         );
         assert_eq!((config.chunk_rows, config.readers, config.log_held_bytes_max), (5000, 2, None));
-        let sized = |text: &str| size(text);
+        let sized = |text: &str| size::parse(text);
         assert_eq!(
             (sized("64MiB"), sized("2 GB"), sized("5"), sized("5X")),
             (Some(64 << 20), Some(2_000_000_000), None, None)

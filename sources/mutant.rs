@@ -63,6 +63,8 @@ pub enum Rule {
     BarrierDrainsFirst,
     /// Law 9: a TRUNCATE ends the dead letters of its table.
     BarrierEndsLetters,
+    /// Law 9: a sweep deletes no document whose row has a dead letter, which would end with it.
+    SweepsSpareLetters,
     /// Law 9: a TRUNCATE deletes each document of its table.
     BarrierDeletes,
 }

@@ -96,8 +96,12 @@ impl Intake {
         loop {
             let after = cursor.clone();
             let page = insist(&world, &waits, || page_of(&target, &alias, after.clone(), size)).await?;
-            let is_old = |held: u64| below.is_none_or(|below| held < below.get());
-            let old = page.ids.iter().zip(&page.versions).filter(|(_, held)| is_old(**held));
+            // A letter that is left is of a row that is there: its delete here would end it.
+            let has_letter = |id: &str| {
+                self.letters.holds(&alias, id.as_bytes()) && !is_left_out(Rule::SweepsSpareLetters)
+            };
+            let is_old = |id: &str, held: u64| below.is_none_or(|it| held < it.get() && !has_letter(id));
+            let old = page.ids.iter().zip(&page.versions).filter(|(id, held)| is_old(id, **held));
             let ids: Vec<&String> = old.map(|(id, _)| id).collect();
             if !ids.is_empty() {
                 deleted += ids.len() as u64;

@@ -34,6 +34,7 @@ impl Run {
             | Act::RollBack { .. }
             | Act::Giant { .. }
             | Act::DeleteAll
+            | Act::Alter { .. }
             | Act::Publish => self.env.lock().change(act),
             Act::Target(fault) => self.env.lock().target_faults.push_back(fault),
             Act::TargetAway { ms } => {
@@ -279,6 +280,12 @@ impl Env {
                 }
                 self.server.database.commit(xid, 0);
                 self.server.database.show(xid);
+            }
+            Act::Alter { table, keys } => {
+                let ids = ids_of(u32::from(table) % TABLES).filter(|id| keys >> id.key & 1 == 1);
+                if self.server.database.alter(u32::from(table) % TABLES, ids) {
+                    self.attacks.hit("T09 T10 rows come and go without an event");
+                }
             }
             Act::Publish => {
                 if !self.server.database.is_published(TABLES - 1)

@@ -244,7 +244,7 @@ impl Env {
             let have = self.indexed(id);
             // A refetch that a later TRUNCATE displaces, or a later change that is still to be fetched, brings
             // nothing: what displaced it lies beyond the checkpoint and comes again after a crash.
-            let comes_again = database.displaces_refetches(id, lsn);
+            let comes_again = database.displaces_refetches(id, lsn) || database.is_altered_after(id, least);
             let holds = comes_again || database.holds(id, have, least) || self.has_letter(id);
             (!holds).then(|| format!("{id:?} is {have:?} in the index, {}", database.chain(id, least)))
         })

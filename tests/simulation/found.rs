@@ -22,4 +22,5 @@ found! {
     another_process_s_index_is_not_ours,
     a_truncate_ends_dead_letters,
     a_process_that_stood_still_makes_no_index,
+    a_sweep_spares_what_has_a_letter,
 }

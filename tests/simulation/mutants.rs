@@ -28,6 +28,7 @@ const MUTANTS: &[(u8, Mutant)] = &[
     (2, Mutant::Product(Rule::ClearDropsAll)),
     (2, Mutant::Model(ModelRule::ReadsAreMerged)),
     (2, Mutant::Model(ModelRule::FirstReadWaits)),
+    (2, Mutant::Model(ModelRule::RenewalsAwaitTheLog)),
     (3, Mutant::Product(Rule::OnePlaceOneLane)),
     (3, Mutant::Product(Rule::UnresolvedPlacesWait)),
     (3, Mutant::Product(Rule::QuarantineIsKept)),
@@ -53,6 +54,9 @@ const MUTANTS: &[(u8, Mutant)] = &[
     (9, Mutant::Product(Rule::BarrierDrainsFirst)),
     (9, Mutant::Product(Rule::BarrierEndsLetters)),
     (9, Mutant::Product(Rule::BarrierDeletes)),
+    (9, Mutant::Product(Rule::SweepsSpareLetters)),
+    (9, Mutant::Model(ModelRule::SweepsAreSent)),
+    (9, Mutant::Model(ModelRule::RenewalsBeginAnew)),
 ];
 
 /// Seeds that were needed, with what the last one said; `None` when it lived.
@@ -74,6 +78,7 @@ fn what_was_found_needs_its_rule() {
     let found = [
         (Rule::CheckpointsNameIndices, include_str!("found/another_process_s_index_is_not_ours.txt")),
         (Rule::BarrierEndsLetters, include_str!("found/a_truncate_ends_dead_letters.txt")),
+        (Rule::SweepsSpareLetters, include_str!("found/a_sweep_spares_what_has_a_letter.txt")),
     ];
     for (rule, text) in found {
         leave_out(Some(rule));

@@ -51,6 +51,11 @@ pub(super) enum Act {
     },
     /// Every row of every table is deleted, in one transaction.
     DeleteAll,
+    /// DDL: rows of a table, by bit, come and go without an event.
+    Alter {
+        table: u8,
+        keys: u8,
+    },
     Publish,
     Target(TargetFault),
     /// The target refuses connections.
@@ -257,7 +262,44 @@ impl Plan {
             }
             plan.steps.push(Step { after_ms, when, act });
         }
+        plan.alter();
         plan
+    }
+
+    /// Some plans alter tables. Drawn apart, so that everything else of a seed stays what it was.
+    fn alter(&mut self) {
+        if !matches!(self.seed % 16, 3 | 11 | 15) {
+            return;
+        }
+        let mut rng = Rng::new(self.seed ^ 0x00a1_7e12);
+        for _ in 0..1 + rng.below(4) {
+            let table = byte(&mut rng);
+            let giant = Act::Giant { table, events: 4 + rng.below(40) as u8 };
+            let when = [None, Some(Phase::Backfill), Some(Phase::Tail), Some(Phase::Idle)];
+            let when = when[rng.below(4) as usize];
+            let mut steps = Vec::new();
+            if rng.one_in(2) {
+                steps.push(Step { after_ms: rng.below(60) as u32, when: None, act: giant });
+            }
+            let keys = 1 + rng.below(15) as u8;
+            steps.push(Step { after_ms: rng.below(40) as u32, when, act: Act::Alter { table, keys } });
+            let then = match rng.below(5) {
+                0 => Some(Act::Crash),
+                // While it is read again.
+                1 => {
+                    let act = Act::Failover { behind: rng.one_in(3) };
+                    let after_ms = rng.below(200) as u32;
+                    steps.push(Step { after_ms, when: Some(Phase::Backfill), act });
+                    None
+                }
+                2 => Some(giant),
+                3 => Some(Act::CutConnection),
+                _ => None,
+            };
+            steps.extend(then.map(|act| Step { after_ms: rng.below(600) as u32, when: None, act }));
+            let at = rng.below(self.steps.len() as u64 + 1) as usize;
+            self.steps.splice(at..at, steps);
+        }
     }
 }
 
@@ -391,6 +433,7 @@ impl Act {
                 | Self::RollBack { .. }
                 | Self::Giant { .. }
                 | Self::DeleteAll
+                | Self::Alter { .. }
                 | Self::Publish
                 | Self::Backup
         )

@@ -2,6 +2,7 @@
 //! is durable acknowledged. It keeps to the rules of `sources/postgres/stream`, without a wire.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +83,9 @@ pub(super) struct Stream {
     dirty: bool,
     acknowledged: Lsn,
     displaced: u64,
+    /// Tables that are read again and not swept yet, each with the ticket before which all must have come.
+    sweeps: BTreeMap<u32, Option<u64>>,
+    passed: Arc<AtomicU64>,
     _keys: sources::budget::Charge,
     _workers: Vec<Task>,
 }
@@ -95,7 +99,8 @@ impl Stream {
         let (to_fetch, jobs) = mpsc::unbounded_channel();
         let done = model.place.done.iter().map(|&(table, key)| Id { table, key }).collect();
         let progress = Arc::new(Mutex::new(Progress { done, taken: BTreeSet::new() }));
-        let reads = Arc::new(Reads::new(&model, &link, to_reader, progress.clone()));
+        let passed = Arc::new(AtomicU64::new(model.place.lsn));
+        let reads = Arc::new(Reads::new(&model, &link, to_reader, progress.clone(), passed.clone()));
         let mut workers = Vec::new();
         for _ in 0..2 {
             workers.push(model.world.spawn(Box::pin(reads.clone().work())));
@@ -115,6 +120,8 @@ impl Stream {
             dirty: true,
             acknowledged: model.place.lsn,
             displaced: 0,
+            sweeps: model.place.renewals.keys().map(|table| (*table, None)).collect(),
+            passed,
             _keys: keys,
             _workers: workers,
             model,
@@ -133,6 +140,7 @@ impl Stream {
             while let Ok(said) = self.from_reads.try_recv() {
                 self.hear(said).await?;
             }
+            self.look_at_the_catalog()?;
             let moved = self.record().await?;
             self.tell();
             if moved {
@@ -158,6 +166,19 @@ impl Stream {
                 }
                 () = world.sleep(nap) => {}
             }
+        }
+    }
+
+    /// Now and then: DDL has no event.
+    fn look_at_the_catalog(&self) -> Result<(), SourceError> {
+        if !self.model.world.random().is_multiple_of(16) {
+            return Ok(());
+        }
+        let env = self.model.env.lock();
+        let is_seen = env.server.serves(self.model.connection);
+        match is_seen && env.server.database.revisions() != self.model.place.revisions {
+            true => Err(SourceError::Changed { what: "a table was altered".to_owned() }),
+            false => Ok(()),
         }
     }
 
@@ -223,6 +244,7 @@ impl Stream {
             self.model.env.lock().attacks.hit("B6 D13 T48 a settled prefix is skipped");
         }
         self.merge.pass(xid);
+        self.passed.store(commit, Ordering::Relaxed);
         (current.skip, current.marked) = (skip, skip);
         self.current = Some(current);
         Ok(true)
@@ -233,6 +255,7 @@ impl Stream {
         let (end, time) = (current.end, current.time);
         self.model.log_at += 1;
         self.model.place.lsn = end;
+        self.passed.store(end, Ordering::Relaxed);
         self.model.place.last_commit = Some((current.commit, current.xid, time));
         self.dirty = true;
         self.merge.end();
@@ -241,6 +264,7 @@ impl Stream {
                 self.emit(rows, displaced, held).await?;
             }
         }
+        self.sweep_if_due().await?;
         self.checkpoint_if_due().await
     }
 
@@ -333,10 +357,41 @@ impl Stream {
             && self.model.world.random().is_multiple_of(4)
         {
             self.model.place.lsn = end;
+            self.passed.store(end, Ordering::Relaxed);
             self.dirty = true;
         }
+        self.sweep_if_due().await?;
         self.checkpoint_if_due().await?;
         self.outgoing.flush().map_err(|_| SourceError::Closed)
+    }
+
+    /// A table was read again, and what the log had before: what nobody has brought is gone.
+    async fn sweep_if_due(&mut self) -> Result<(), SourceError> {
+        if self.current.is_some() {
+            return Ok(());
+        }
+        for table in self.sweeps.keys().copied().collect::<Vec<_>>() {
+            let Some(&(_, from)) = self.model.place.renewals.get(&table) else { continue };
+            let is_read = ids_of(table).all(|id| self.progress().done.contains(&id));
+            if self.model.place.lsn < from || !is_read {
+                continue;
+            }
+            let next = self.next_ticket;
+            let before = *self.sweeps.entry(table).or_default().get_or_insert(next);
+            if self.tickets.first_key_value().is_some_and(|(oldest, _)| *oldest < before) {
+                continue;
+            }
+            self.sweeps.remove(&table);
+            self.model.place.renewals.remove(&table);
+            self.dirty = true;
+            if !is_model_left_out(ModelRule::SweepsAreSent) {
+                let (table, below) = (self.model.tables[table as usize].clone(), Offset::new(from).unwrap());
+                // What it follows from, the alteration, had committed below.
+                self.model.env.lock().reach(self.model.process, from);
+                self.push(Item::Sweep { table, below, offset: self.place() }).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn checkpoint_inside(&mut self) -> Result<(), SourceError> {

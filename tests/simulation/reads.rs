@@ -1,6 +1,8 @@
 //! Reads beside the log: chunks of the first fill, and refetches by key. Each is begun at the reader,
 //! takes its snapshot some time later, and brings its rows later still.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +62,10 @@ pub(super) struct Reads {
     progress: SharedProgress,
     /// Tables whose first read has passed its wait, or the writers that it waits for.
     gates: Mutex<Vec<Option<Vec<Xid>>>>,
+    /// Tables that are read again, and may not be before the log was passed.
+    awaiting: Mutex<BTreeSet<u32>>,
+    /// How far it was.
+    passed: Arc<AtomicU64>,
 }
 
 impl Reads {
@@ -68,6 +74,7 @@ impl Reads {
         link: &Link,
         to_reader: mpsc::UnboundedSender<FromRead>,
         progress: SharedProgress,
+        passed: Arc<AtomicU64>,
     ) -> Self {
         Self {
             env: model.env.clone(),
@@ -77,6 +84,8 @@ impl Reads {
             to_reader,
             progress,
             gates: Mutex::new((0..TABLES).map(|_| None).collect()),
+            awaiting: Mutex::new(model.place.renewals.keys().copied().collect()),
+            passed,
         }
     }
 
@@ -98,6 +107,7 @@ impl Reads {
                 continue;
             };
             self.pass_gate(ids[0].table).await;
+            self.wait_for_the_log(ids[0].table).await;
             loop {
                 let share = self.outlet.budget().full_limit() / 4;
                 let charge = self.reserve(Class::Read, share).await?;
@@ -144,6 +154,19 @@ impl Reads {
             }
             self.pause(60).await;
         }
+    }
+
+    /// What was written before the alteration must have gone out, or it would displace what is read now.
+    async fn wait_for_the_log(&self, table: u32) {
+        let awaiting = || self.awaiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !awaiting().contains(&table) || is_model_left_out(ModelRule::RenewalsAwaitTheLog) {
+            return;
+        }
+        let end = self.env.lock().server.database.lsn;
+        while self.passed.load(Ordering::Relaxed) < end {
+            self.pause(40).await;
+        }
+        awaiting().remove(&table);
     }
 
     async fn reserve(&self, class: Class, bytes: usize) -> Result<Charge, SourceError> {

@@ -12,12 +12,18 @@ pub(super) enum ModelRule {
     ReadsAreMerged,
     /// Law 2: a table's first read waits for those that wrote to it.
     FirstReadWaits,
+    /// Law 2: a table that is read again is read when the log has been passed up to there.
+    RenewalsAwaitTheLog,
     /// Law 4: a checkpoint waits for the refetches before it.
     CheckpointsAwaitRefetches,
     /// Law 4: inside a transaction only a prefix is settled.
     PrefixIsCounted,
     /// Law 8: the log is compared with the checkpoint before anything is read.
     HistoryIsCompared,
+    /// Law 9: what was not read again is deleted.
+    SweepsAreSent,
+    /// Law 9: under another base what was read before cannot be told from what is gone.
+    RenewalsBeginAnew,
 }
 
 thread_local! { static LEFT_OUT: Cell<Option<ModelRule>> = const { Cell::new(None) }; }

@@ -1,6 +1,6 @@
 //! The model's source: connects and asks, by law 8's rules for PostgreSQL.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,10 @@ pub(super) struct Place {
     pub(super) seen: Lsn,
     /// Keys of the first fill, as table and key.
     pub(super) done: BTreeSet<(u32, u8)>,
+    /// What the catalog said of each table.
+    pub(super) revisions: Vec<(Lsn, u64)>,
+    /// Tables that are read again: on which timeline, and from where on.
+    pub(super) renewals: BTreeMap<u32, (u32, Lsn)>,
 }
 
 pub(super) struct ModelSource {
@@ -127,9 +131,13 @@ impl Source for ModelSource {
                 }
                 None => None,
             };
-            let connection = self.env.lock().fresh_number();
+            let (connection, revisions) = {
+                let mut env = self.env.lock();
+                (env.fresh_number(), env.server.database.revisions())
+            };
             let confirmed = self.slot(connection, old.is_some()).await?;
-            let reader = self.compare(connection, old, resume.is_some_and(|it| it.clean), confirmed);
+            let reader =
+                self.compare(connection, old, resume.is_some_and(|it| it.clean), confirmed, revisions);
             self.pause(20).await;
             Ok(Box::new(reader) as Box<dyn Reader>)
         })
@@ -182,7 +190,14 @@ impl ModelSource {
     }
 
     /// Law 8's questions, and the comparison of the log up to the checkpoint.
-    fn compare(&self, connection: u64, mut old: Option<Place>, clean: bool, confirmed: Lsn) -> ModelReader {
+    fn compare(
+        &self,
+        connection: u64,
+        mut old: Option<Place>,
+        clean: bool,
+        confirmed: Lsn,
+        revisions: Vec<(Lsn, u64)>,
+    ) -> ModelReader {
         let mut env = self.env.lock();
         if old.is_none() {
             env.filled_from = confirmed;
@@ -206,6 +221,8 @@ impl ModelSource {
             inside: None,
             seen: 0,
             done: BTreeSet::new(),
+            revisions: revisions.clone(),
+            renewals: BTreeMap::new(),
         };
         let broken = old.as_ref().and_then(|old| {
             if is_model_left_out(ModelRule::HistoryIsCompared) {
@@ -250,6 +267,7 @@ impl ModelSource {
         };
         let mut place = old.unwrap_or(fresh);
         place.timeline = server.timeline;
+        place.renew(revisions, server.database.lsn);
         let first = Offset::new(place.lsn.max(confirmed)).unwrap();
         ModelReader {
             identity: format!("model/{}/{}", server.system, server.timeline),
@@ -267,6 +285,19 @@ impl ModelSource {
 }
 
 impl Place {
+    /// What was altered since is read again, from behind all that the catalog has shown.
+    fn renew(&mut self, revisions: Vec<(Lsn, u64)>, now: Lsn) {
+        for table in 0..TABLES {
+            let is_altered = self.revisions[table as usize] != revisions[table as usize];
+            let is_of_another_base = self.renewals.get(&table).is_some_and(|(of, _)| *of != self.timeline);
+            if is_altered || is_of_another_base && !is_model_left_out(ModelRule::RenewalsBeginAnew) {
+                self.done.retain(|(of, _)| *of != table);
+                self.renewals.insert(table, (self.timeline, now));
+            }
+        }
+        self.revisions = revisions;
+    }
+
     /// How far its process may have come.
     fn reach(&self) -> Lsn {
         self.inside.map_or(self.seen, |(commit, ..)| self.seen.max(commit + 1))

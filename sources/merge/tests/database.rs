@@ -66,6 +66,8 @@ enum State {
 #[derive(Clone, Debug)]
 pub(super) struct Transaction {
     events: Vec<(Lsn, Event)>,
+    /// DDL that brings or takes rows: the log has its commit, and none of its events.
+    is_silent: bool,
     state: State,
     /// The commit record's LSN; `Lsn::MAX` until there is one.
     pub(super) commit: Lsn,
@@ -125,7 +127,14 @@ pub(super) struct Database {
 impl Database {
     /// Holds the keys of `present` (by bit) before any log was read.
     pub(super) fn new(present: u16) -> Self {
-        let first = Transaction { events: Vec::new(), state: State::Ended, commit: 1, end: 2, time: 0 };
+        let first = Transaction {
+            events: Vec::new(),
+            is_silent: false,
+            state: State::Ended,
+            commit: 1,
+            end: 2,
+            time: 0,
+        };
         let mut database = Self {
             transactions: BTreeMap::from([(1, first)]),
             log: Vec::new(),
@@ -154,7 +163,8 @@ impl Database {
         let published = |(lsn, event): &(Lsn, Event)| {
             self.joined[event.table() as usize].is_some_and(|joined| *lsn >= joined).then_some(*event)
         };
-        self.transaction(xid).events.iter().filter_map(published).collect()
+        let transaction = self.transaction(xid);
+        transaction.events.iter().filter(|_| !transaction.is_silent).filter_map(published).collect()
     }
 
     pub(super) fn is_published(&self, table: u32) -> bool {
@@ -169,8 +179,14 @@ impl Database {
 
     pub(super) fn open(&mut self) -> Xid {
         let xid = self.transactions.keys().last().map_or(1, |last| last + 1);
-        let transaction =
-            Transaction { events: Vec::new(), state: State::Open, commit: Lsn::MAX, end: Lsn::MAX, time: 0 };
+        let transaction = Transaction {
+            events: Vec::new(),
+            is_silent: false,
+            state: State::Open,
+            commit: Lsn::MAX,
+            end: Lsn::MAX,
+            time: 0,
+        };
         self.transactions.insert(xid, transaction);
         xid
     }
@@ -311,9 +327,51 @@ impl Database {
         let in_log = |write: &Write| {
             let transaction = self.transaction(write.xid);
             let of_key = |(at, event): &(Lsn, Event)| *at >= joined && event.ids().contains(&id);
-            transaction.end > from && transaction.end <= lsn && transaction.events.iter().any(of_key)
+            let is_due = transaction.end > from && transaction.end <= lsn && !transaction.is_silent;
+            is_due && transaction.events.iter().any(of_key)
         };
         self.chains.get(&id)?.iter().rposition(in_log).map(|last| last + 1)
+    }
+
+    /// Rows of a table come and go without an event, as with a partition that is attached or detached; false
+    /// where somebody's lock is in the way.
+    pub(super) fn alter(&mut self, table: u32, ids: impl Iterator<Item = Id>) -> bool {
+        if !self.writers(table).is_empty() {
+            return false;
+        }
+        let xid = self.open();
+        for id in ids {
+            let event = match self.newest(id) {
+                Some(_) => Event::Delete { id },
+                None => Event::Put { id, value: self.fresh_value(), partial: false, unused: false },
+            };
+            self.write(xid, event);
+        }
+        if let Some(transaction) = self.transactions.get_mut(&xid) {
+            transaction.is_silent = true;
+        }
+        self.commit(xid, 0);
+        self.show(xid);
+        true
+    }
+
+    /// Whether the key's row came or went without an event after so many writes: its document is dealt with
+    /// when the table has been read again.
+    pub(super) fn is_altered_after(&self, id: Id, least: usize) -> bool {
+        let chain = self.chains.get(&id).map_or(&[][..], Vec::as_slice);
+        chain.iter().skip(least).any(|write| self.transaction(write.xid).is_silent)
+    }
+
+    /// What the catalog says of a table: which alteration of it was the last, by its commit and its time.
+    pub(super) fn revision(&self, table: u32) -> (Lsn, u64) {
+        let of_table =
+            |it: &&Transaction| it.is_silent && it.events.iter().any(|(_, event)| event.table() == table);
+        let last = self.transactions.values().rev().find(of_table);
+        last.map_or((0, 0), |it| (it.commit, it.time))
+    }
+
+    pub(super) fn revisions(&self) -> Vec<(Lsn, u64)> {
+        (0..TABLES).map(|table| self.revision(table)).collect()
     }
 
     /// Whether a document with this value holds at least so many writes of its key.

@@ -94,7 +94,7 @@ pub(super) async fn open(
     let mut old = resume.as_ref().map(|resume| PgPosition::open(&resume.position)).transpose()?;
     let found = list(&mut sql, &mut types, config, told, old.as_ref()).await?;
     let published = fingerprint(config, &found.list);
-    let confirmed = slot_position(&mut sql, config, world, old.is_some(), status).await?;
+    let (confirmed, is_new) = slot_position(&mut sql, config, world, old.is_some(), status).await?;
 
     let fresh = || {
         PgPosition::new(server.system_identifier.clone(), server.timeline, server.database.clone(), confirmed)
@@ -116,7 +116,8 @@ pub(super) async fn open(
     let mut position = old.unwrap_or_else(fresh);
     // Beyond all that the catalog has shown.
     let now = slot::log_end(&mut sql).await.map_err(|error| error.into_source("ask for the log's end"))?;
-    let tables = renewal::works(&found.list, &position, position.timeline == server.timeline, now)?;
+    let same_epoch = position.timeline == server.timeline;
+    let tables = renewal::works(&found.list, &position, same_epoch, now, is_new)?;
     if position.published != published {
         // A prefix counted under another publication means nothing: the transaction goes out whole.
         if let Some(inside) = &mut position.inside {
@@ -193,19 +194,19 @@ fn asked(old: &PgPosition, confirmed: Lsn, flush: Lsn) -> Continuity {
     Continuity::Continued
 }
 
-/// Where the slot stands; made when this is a first start.
+/// Where the slot stands, and whether it is new: made when this is a first start.
 async fn slot_position(
     sql: &mut Connection,
     config: &Config,
     world: &SharedWorld,
     resumes: bool,
     status: &StatusSender,
-) -> Result<Lsn, SourceError> {
+) -> Result<(Lsn, bool), SourceError> {
     let name = &config.slot;
     let halt = |state: &'static str, what: String, hint: String| SourceError::Halt { state, what, hint };
     let found = SlotState::look(sql, name).await.map_err(|error| error.into_source("look at the slot"))?;
     match found {
-        SlotState::Ready(slot) => Ok(slot.confirmed_flush),
+        SlotState::Ready(slot) => Ok((slot.confirmed_flush, false)),
         SlotState::Missing if resumes => Err(halt(
             "slot-lost",
             format!("the replication slot {name} is gone, and with it the log since the checkpoint"),
@@ -213,7 +214,7 @@ async fn slot_position(
                 "{FILL_ANEW}; a slot outlives a failover on PostgreSQL 17 and later with sync_replication_slots"
             ),
         )),
-        SlotState::Missing => create_slot(sql, config, world, status).await,
+        SlotState::Missing => Ok((create_slot(sql, config, world, status).await?, true)),
         SlotState::Active { pid, .. } => Err(SourceError::Wait {
             context: "take over the replication slot",
             reason: format!("{name} is active for pid {pid}"),

@@ -79,7 +79,8 @@ pub(super) struct TableState {
 /// A table that is read again, since rows changed without events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Renewal {
-    /// Rows are read when the log has been passed up to here: what happened before the change is older.
+    /// Rows are read when the log has been passed up to just below: what happened before the change is older, and
+    /// what is read has this version or a higher one.
     pub from: Lsn,
     /// Rows are gone too: documents that were not written since `from` are deleted at the end.
     pub sweep: bool,

@@ -24,21 +24,26 @@ use crate::source::SourceError;
 /// What a person does when the log between checkpoint and server is lost.
 const FILL_ANEW: &str = "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
 
-/// What is to do in each table. `now` lies behind all that the catalog shows.
+/// What is to do in each table. `now` is where the log ended after the catalog was looked at. A read of before,
+/// which saw less, may have gone out at that very place: what is read again begins one behind it. No commit lies
+/// there, since records of its changes come before it. `is_new`: the log begins after it was looked at.
 pub(super) fn works(
     list: &[Known],
     position: &PgPosition,
     same_epoch: bool,
     now: Lsn,
+    is_new: bool,
 ) -> Result<Vec<Arc<TableWork>>, SourceError> {
+    let now = Lsn(now.0 + 1);
     let work = |(number, known): (usize, &Known)| {
         let state = position.tables.get(&known.name.spelled);
         let work = match (&known.info, state) {
             (None, state) => gone(known, number, state, now),
             (Some(info), None) => {
-                // One that joins: what the log holds of its earlier columns goes out before.
-                let joins = !position.tables.is_empty();
-                let renewal = joins.then_some(Renewal { from: now, sweep: false });
+                // The log begins with the slot, or where the table joined: before the catalog was looked at, if
+                // nothing was recorded since. What it holds of rows that went, or of earlier columns, goes out
+                // before the read, and is swept.
+                let renewal = (!is_new).then_some(Renewal { from: now, sweep: true });
                 TableWork::new(info.clone(), Progress::whole(), renewal)
             }
             (Some(info), Some(state)) => {

@@ -62,7 +62,9 @@ impl Intake {
     ) -> Result<(), PipelineError> {
         let (below, version) = (self.version(below)?, self.version(offset)?);
         let deleted = self.delete(table, version, Some(below)).await?;
-        tracing::info!(table = &*table.name, deleted, "documents of rows that are gone were deleted");
+        if deleted > 0 {
+            tracing::info!(table = &*table.name, deleted, "documents of rows that are gone were deleted");
+        }
         Ok(())
     }
 

@@ -271,7 +271,13 @@ impl Intake {
     /// Everything that was submitted is settled, and what that makes durable is saved.
     pub(super) async fn drain(&mut self) -> Result<usize, PipelineError> {
         let stopped = |_| PipelineError::Failed("the lanes have ended".to_owned());
-        self.lanes.flush().map_err(stopped)?;
+        if let Err(ended) = self.lanes.flush() {
+            // Why is told by what was not heard yet.
+            while let Ok(event) = self.events.try_recv() {
+                self.hear(Some(event))?;
+            }
+            return Err(stopped(ended));
+        }
         let Self { lanes, ledger, saver, watched, events, status, world, .. } = self;
         let mut tick = world.sleep(STATUS_EVERY);
         let drained = {

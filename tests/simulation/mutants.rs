@@ -56,6 +56,7 @@ const MUTANTS: &[(u8, Mutant)] = &[
     (9, Mutant::Product(Rule::BarrierDeletes)),
     (9, Mutant::Product(Rule::SweepsSpareLetters)),
     (9, Mutant::Model(ModelRule::SweepsAreSent)),
+    (9, Mutant::Model(ModelRule::OldSlotsAreSwept)),
     (9, Mutant::Model(ModelRule::RenewalsBeginAnew)),
 ];
 

@@ -15,6 +15,8 @@ use sources::source::{Link, SourceError, TableProgress};
 use sources::world::Task;
 use tokio::sync::{mpsc, oneshot};
 
+mod renewals;
+
 use super::database::{Event, Id, Lsn, TABLES, View, Xid, ids_of};
 use super::env::ReaderView;
 use super::reads::{Finished, FromRead, Purpose, Reads, Verdict};
@@ -166,19 +168,6 @@ impl Stream {
                 }
                 () = world.sleep(nap) => {}
             }
-        }
-    }
-
-    /// Now and then: DDL has no event.
-    fn look_at_the_catalog(&self) -> Result<(), SourceError> {
-        if !self.model.world.random().is_multiple_of(16) {
-            return Ok(());
-        }
-        let env = self.model.env.lock();
-        let is_seen = env.server.serves(self.model.connection);
-        match is_seen && env.server.database.revisions() != self.model.place.revisions {
-            true => Err(SourceError::Changed { what: "a table was altered".to_owned() }),
-            false => Ok(()),
         }
     }
 
@@ -365,35 +354,6 @@ impl Stream {
         self.outgoing.flush().map_err(|_| SourceError::Closed)
     }
 
-    /// A table was read again, and what the log had before: what nobody has brought is gone.
-    async fn sweep_if_due(&mut self) -> Result<(), SourceError> {
-        if self.current.is_some() {
-            return Ok(());
-        }
-        for table in self.sweeps.keys().copied().collect::<Vec<_>>() {
-            let Some(&(_, from)) = self.model.place.renewals.get(&table) else { continue };
-            let is_read = ids_of(table).all(|id| self.progress().done.contains(&id));
-            if self.model.place.lsn < from || !is_read {
-                continue;
-            }
-            let next = self.next_ticket;
-            let before = *self.sweeps.entry(table).or_default().get_or_insert(next);
-            if self.tickets.first_key_value().is_some_and(|(oldest, _)| *oldest < before) {
-                continue;
-            }
-            self.sweeps.remove(&table);
-            self.model.place.renewals.remove(&table);
-            self.dirty = true;
-            if !is_model_left_out(ModelRule::SweepsAreSent) {
-                let (table, below) = (self.model.tables[table as usize].clone(), Offset::new(from).unwrap());
-                // What it follows from, the alteration, had committed below.
-                self.model.env.lock().reach(self.model.process, from);
-                self.push(Item::Sweep { table, below, offset: self.place() }).await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn checkpoint_inside(&mut self) -> Result<(), SourceError> {
         let due = self.current.as_ref().is_some_and(|it| it.at >= it.marked + PREFIX_EVERY);
         if !due {
@@ -490,7 +450,7 @@ impl Stream {
         let HeldRead { mut charge, purpose, reply, table, asked } = read;
         let offset = match is_model_left_out(ModelRule::PlaceIsTheReaders) {
             true => Offset::new(asked).unwrap(),
-            false => self.place(),
+            false => self.place_of(table),
         };
         self.outgoing.flush().map_err(|_| SourceError::Closed)?;
         let table = self.model.tables[table as usize].clone();

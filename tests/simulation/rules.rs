@@ -22,6 +22,8 @@ pub(super) enum ModelRule {
     HistoryIsCompared,
     /// Law 9: what was not read again is deleted.
     SweepsAreSent,
+    /// Law 9: a start without a checkpoint, on a slot that is there, sweeps as well.
+    OldSlotsAreSwept,
     /// Law 9: under another base what was read before cannot be told from what is gone.
     RenewalsBeginAnew,
 }

@@ -135,9 +135,14 @@ impl Source for ModelSource {
                 let mut env = self.env.lock();
                 (env.fresh_number(), env.server.database.revisions())
             };
-            let confirmed = self.slot(connection, old.is_some()).await?;
-            let reader =
-                self.compare(connection, old, resume.is_some_and(|it| it.clean), confirmed, revisions);
+            let (confirmed, is_new) = self.slot(connection, old.is_some()).await?;
+            let reader = self.compare(
+                connection,
+                old,
+                resume.is_some_and(|it| it.clean),
+                (confirmed, is_new),
+                revisions,
+            );
             self.pause(20).await;
             Ok(Box::new(reader) as Box<dyn Reader>)
         })
@@ -150,7 +155,8 @@ impl ModelSource {
     }
 
     /// Takes the slot, or makes it: that waits for every transaction that is open now.
-    async fn slot(&self, connection: u64, resumes: bool) -> Result<Lsn, SourceError> {
+    /// Where it stands, and whether it is new.
+    async fn slot(&self, connection: u64, resumes: bool) -> Result<(Lsn, bool), SourceError> {
         let waits_for = {
             let mut env = self.env.lock();
             let database = &env.server.database;
@@ -164,7 +170,7 @@ impl ModelSource {
                     slot.active = Some(connection);
                     let confirmed = slot.confirmed;
                     env.connections.insert(connection, self.process);
-                    return Ok(confirmed);
+                    return Ok((confirmed, false));
                 }
                 None if resumes => return Err(halt("slot-lost", "the slot is gone")),
                 None => open,
@@ -182,7 +188,7 @@ impl ModelSource {
                     let confirmed = env.server.database.lsn;
                     env.server.slot = Some(Slot { confirmed, active: Some(connection), is_lost: false });
                     env.connections.insert(connection, self.process);
-                    return Ok(confirmed);
+                    return Ok((confirmed, true));
                 }
             }
             self.world.sleep(Duration::from_millis(30)).await;
@@ -195,7 +201,7 @@ impl ModelSource {
         connection: u64,
         mut old: Option<Place>,
         clean: bool,
-        confirmed: Lsn,
+        (confirmed, is_new): (Lsn, bool),
         revisions: Vec<(Lsn, u64)>,
     ) -> ModelReader {
         let mut env = self.env.lock();
@@ -265,8 +271,13 @@ impl ModelSource {
             (Some(_), None) => Continuity::Continued,
             (Some(_), Some(reason)) => Continuity::Broken { reason: reason.to_owned() },
         };
+        let distrusts = old.is_none() && !is_new && !is_model_left_out(ModelRule::OldSlotsAreSwept);
         let mut place = old.unwrap_or(fresh);
         place.timeline = server.timeline;
+        if distrusts {
+            // Whatever the catalog said when the log began.
+            place.revisions = vec![(0, u64::MAX); TABLES as usize];
+        }
         place.renew(revisions, server.database.lsn);
         let first = Offset::new(place.lsn.max(confirmed)).unwrap();
         ModelReader {
@@ -292,7 +303,8 @@ impl Place {
             let is_of_another_base = self.renewals.get(&table).is_some_and(|(of, _)| *of != self.timeline);
             if is_altered || is_of_another_base && !is_model_left_out(ModelRule::RenewalsBeginAnew) {
                 self.done.retain(|(of, _)| *of != table);
-                self.renewals.insert(table, (self.timeline, now));
+                // A read of before may have gone out at that very place.
+                self.renewals.insert(table, (self.timeline, now + 1));
             }
         }
         self.revisions = revisions;

@@ -138,7 +138,7 @@ impl Stream {
         read: HeldRead,
     ) -> Result<(), SourceError> {
         let HeldRead { mut charge, table, purpose, reply } = read;
-        let offset = self.place()?;
+        let offset = self.place_of(&table)?;
         self.state.outgoing.flush()?;
         let count = rows.len() as u64;
         let costs = self.link.outlet.costs();

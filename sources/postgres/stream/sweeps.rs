@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::Stream;
 use crate::change::Item;
+use crate::position::Offset;
+use crate::postgres::catalog::TableInfo;
+use crate::postgres::lsn::Lsn;
 use crate::postgres::open::offset;
 use crate::postgres::work::TableWork;
 use crate::source::SourceError;
@@ -42,10 +45,10 @@ impl Stream {
             }
             let work = renewing.work;
             if let Some(renewal) = work.renewal().filter(|renewal| renewal.sweep) {
-                let (below, place) = (offset(renewal.from)?, self.place()?);
+                let (below, place) = (offset(renewal.from)?, self.place_of(&work.info)?);
                 let table = work.info.table.clone();
                 // What it follows from, the drop of the table too, had committed below.
-                self.reads.emitted.raise(renewal.from);
+                self.reads.emitted.raise(Lsn(renewal.from.0 - 1));
                 self.push_item(Item::Sweep { table, below, offset: place }).await?;
             }
             work.renewed();
@@ -54,9 +57,21 @@ impl Stream {
         Ok(())
     }
 
+    /// The place of a row that is read: of a table that is read again, never the one that a read of before may
+    /// have had.
+    pub(super) fn place_of(&self, table: &TableInfo) -> Result<Offset, SourceError> {
+        let place = self.place()?;
+        let mine = |work: &&Arc<TableWork>| work.info.table.number == table.table.number;
+        let renewal = self.reads.tables.iter().find(mine).and_then(|work| work.renewal());
+        match renewal.filter(|renewal| place.get() + 1 == renewal.from.0) {
+            Some(renewal) => offset(renewal.from),
+            None => Ok(place),
+        }
+    }
+
     fn is_due(&self, renewing: &mut Renewing) -> bool {
         let Renewing { work, read } = renewing;
-        let passed = work.renewal().is_none_or(|renewal| self.position.lsn >= renewal.from);
+        let passed = work.renewal().is_none_or(|renewal| self.position.lsn.0 + 1 >= renewal.from.0);
         if !passed || !work.with_progress(|progress| progress.is_done()) {
             return false;
         }
@@ -68,7 +83,7 @@ impl Stream {
     pub(super) fn is_awaited(&self) -> bool {
         let awaited = self.reads.awaited.load(Ordering::Relaxed);
         let sweep =
-            self.state.renewals.iter().filter_map(|of| of.work.renewal()).map(|renewal| renewal.from.0);
+            self.state.renewals.iter().filter_map(|of| of.work.renewal()).map(|renewal| renewal.from.0 - 1);
         awaited.max(sweep.max().unwrap_or(0)) > self.passed.load(Ordering::Relaxed)
     }
 

@@ -122,33 +122,38 @@ impl<O: Origin> Rig<O> {
     }
 
     /// Makes a connection half-open until the source is lost with these words; how long the last try took.
-    /// A hit may meet a connection that is just being made, or be followed by the loss of another one: then the
-    /// source is lost with other words, and after the next row it is tried again.
+    /// A hit may meet a connection that is just being made or given up, since another one was lost: then nothing
+    /// follows, or a loss with other words, and it is tried again.
     async fn lost(&mut self, (kind, way): (Kind, Way), words: &str) -> Duration {
         let all_ends = Instant::now() + PATIENCE;
-        loop {
-            let (began, seen) = (Instant::now(), self.losses());
-            self.hit(&[(kind, Fault::HalfOpen, way)]).await;
-            let loss = self.loss_after(seen, words).await;
-            if loss.contains(words) {
-                return began.elapsed();
-            }
-            println!("    first: {loss}");
-            assert!(Instant::now() < all_ends, "no loss with {words:?} in {PATIENCE:?}");
+        while Instant::now() < all_ends {
             self.round_trip(PATIENCE).await;
+            let (began, seen) = (Instant::now(), self.losses().len());
+            self.hit(&[(kind, Fault::HalfOpen, way)]).await;
+            let mut loss = None;
+            while loss.is_none() && began.elapsed() < 4 * SERVER_PATIENCE {
+                self.rowtide.assert_runs();
+                loss = self.losses().into_iter().nth(seen);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            match loss {
+                Some(loss) if loss.contains(words) => return began.elapsed(),
+                other => println!("    first: {}", other.as_deref().unwrap_or("nothing was lost")),
+            }
         }
+        panic!("no loss with {words:?} in {PATIENCE:?}");
     }
 
-    /// How often the source was lost so far.
-    fn losses(&self) -> usize {
-        self.rowtide.log().iter().filter(|line| is_loss(line)).count()
+    /// The losses of the source so far.
+    fn losses(&self) -> Vec<String> {
+        self.rowtide.log().into_iter().filter(is_loss).map(|line| line.text).collect()
     }
 
     /// The next loss of the source, after so many; it is waited for because of these words.
     async fn loss_after(&mut self, seen: usize, words: &str) -> String {
         poll_until(&format!("a loss with {words:?}"), PATIENCE, async || {
             self.rowtide.assert_runs();
-            self.rowtide.log().into_iter().filter(is_loss).nth(seen).map(|line| line.text)
+            self.losses().into_iter().nth(seen)
         })
         .await
     }
@@ -271,7 +276,7 @@ async fn half_open<O: Origin>(rig: &mut Rig<O>) {
     let lost = rig.lost((Kind::Replication, Way::ToServer), "the server closed").await;
     println!("replication, feedback lost: told after {lost:.1?}");
     println!("    a row then took {:.1?}", rig.round_trip(PATIENCE).await);
-    let losses = rig.losses();
+    let losses = rig.losses().len();
     rig.hit(&[half_open(Kind::Replication, Way::ToRowtide)]).await;
     println!("replication, log lost: told after {:.1?}", rig.told("a sign of the server").await);
     match scale() {

@@ -90,6 +90,27 @@ async fn t10_partitions_come_and_go_while_nobody_looks() {
     pair.stop();
 }
 
+/// The log begins with a slot that was there before: it tells of rows that are gone when the tables are first
+/// looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn t10_partitions_that_went_before_the_first_start_on_an_old_slot() {
+    let setup = Setup { sql: TABLE, tables: &["t"], ..Setup::default() };
+    let mut pair = Pair::set(Postgres::shared().await, setup).await;
+    let name = pair.slot().to_owned();
+    pair.sql(&format!("CREATE PUBLICATION {name} FOR TABLE t WITH (publish_via_partition_root = true)"))
+        .await;
+    pair.sql(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")).await;
+    pair.sql("UPDATE t SET n = 9 WHERE region = 'eu'; UPDATE t SET n = 8 WHERE region = 'us'").await;
+    pair.sql("ALTER TABLE t DETACH PARTITION eu").await;
+    pair.rowtide.run_again();
+    pair.wait_until_following().await;
+    pair.become_equal().await;
+    assert_eq!(pair.documents("t").await, 200);
+    let swept = pair.rowtide.wait_for_line(SWEPT, PATIENCE).await;
+    assert_eq!(swept.number("deleted"), Some(100), "they had been written: {}", swept.text);
+    pair.stop();
+}
+
 /// Without the root's name the changes of partitions would come under other names, and be lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn t10_a_publication_that_names_partitions_halts() {

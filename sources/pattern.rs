@@ -1,5 +1,10 @@
 //! Patterns of tables, as in `tenant_*.products`: `*` is any part of a name, the empty one too.
 
+/// Whether a spelled name, or a part of one, stands for all that match it.
+pub fn is_pattern(spelled: &str) -> bool {
+    spelled.contains('*')
+}
+
 /// Whether `pattern` matches all of `text`.
 pub fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };

@@ -16,8 +16,9 @@ mod slots;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::catalog::{self, Server, TableFault, TableInfo, ValueTypes, quoted};
-use super::config::{Config, Entry, TableName};
+use super::catalog::{Server, TableFault, TableInfo, ValueTypes, quoted};
+use super::config::Config;
+use super::known::{self, Wanted};
 use super::wire::{Connection, WireError};
 use crate::OnDrop;
 use crate::change::Table;
@@ -52,9 +53,9 @@ pub(crate) async fn check(config: &Config, world: &SharedWorld) -> Result<Checke
             Err(error) => findings.cannot_replicate(config, &error),
         }
     }
-    let entries = findings.entries(&mut sql, config).await?;
-    let tables = findings.tables(&mut sql, config, &entries).await?;
-    findings.publication(&mut sql, config, &entries).await?;
+    let wanted = findings.wanted(&mut sql, config).await?;
+    let tables = findings.tables(&mut sql, config, &wanted).await?;
+    findings.publication(&mut sql, config, &wanted).await?;
     // A standby cannot say how much log a slot holds; that it is one was said.
     if !server.in_recovery {
         findings.slot(&mut sql, config, &server).await?;
@@ -116,31 +117,11 @@ impl Findings {
     }
 
     /// The tables that are named, and those that match a pattern now.
-    async fn entries(&mut self, sql: &mut Connection, config: &Config) -> Result<Vec<Entry>, WireError> {
-        let mut entries: Vec<Entry> = config.exact().cloned().collect();
-        let patterns: Vec<TableName> = config.patterns().map(|entry| entry.name.clone()).collect();
-        if patterns.is_empty() {
-            return Ok(entries);
-        }
-        for (schema, name) in catalog::matching(sql, &patterns).await? {
-            let name = TableName::of(schema, name);
-            if entries.iter().any(|known| known.name.schema == name.schema && known.name.name == name.name) {
-                continue;
-            }
-            let mut matching = config.patterns().filter(|entry| entry.name.matches(&name));
-            match (matching.next(), matching.next()) {
-                (None, _) => {}
-                (Some(entry), None) => entries.push(Entry { name, on_drop: entry.on_drop }),
-                (Some(one), Some(other)) => self.add(
-                    format!(
-                        "{} matches both {:?} and {:?}",
-                        name.spelled, one.name.spelled, other.name.spelled
-                    ),
-                    "make one of the patterns narrower, or name the table by itself",
-                ),
-            }
-        }
-        Ok(entries)
+    async fn wanted(&mut self, sql: &mut Connection, config: &Config) -> Result<Vec<Wanted>, WireError> {
+        let found = known::matching(sql, config).await?;
+        let (wanted, overlaps) = known::wanted(config, found.into_iter());
+        overlaps.into_iter().for_each(|what| self.add(what, known::NARROWER));
+        Ok(wanted)
     }
 
     /// What forbids each table; gives those that nothing forbids.
@@ -148,11 +129,11 @@ impl Findings {
         &mut self,
         sql: &mut Connection,
         config: &Config,
-        entries: &[Entry],
+        wanted: &[Wanted],
     ) -> Result<Vec<Arc<Table>>, WireError> {
         let mut types = ValueTypes::default();
         let mut readable = Vec::new();
-        for (number, Entry { name, on_drop }) in entries.iter().enumerate() {
+        for (number, Wanted { name, on_drop, .. }) in wanted.iter().enumerate() {
             let examined =
                 TableInfo::examine(sql, &mut types, number as u32, name, &config.publication).await?;
             match examined {

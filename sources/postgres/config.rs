@@ -81,7 +81,7 @@ impl TableName {
 
     /// Whether it stands for all tables that match it.
     pub(crate) fn is_pattern(&self) -> bool {
-        self.schema.contains('*') || self.name.contains('*')
+        pattern::is_pattern(&self.schema) || pattern::is_pattern(&self.name)
     }
 
     /// Whether a pattern matches a table.
@@ -268,7 +268,7 @@ mod tests {
             ("rowtide_my_shop", "rowtide_my_shop")
         );
         assert_eq!((config.chunk_rows, config.readers, config.log_held_bytes_max), (5000, 2, None));
-        let sized = |text: &str| size::parse(text);
+        let sized = size::parse;
         assert_eq!(
             (sized("64MiB"), sized("2 GB"), sized("5"), sized("5X")),
             (Some(64 << 20), Some(2_000_000_000), None, None)

@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use super::catalog::{TableInfo, ValueTypes};
 use super::config::Config;
-use super::known::{self, Known};
+use super::failure::FILL_ANEW;
+use super::known;
 use super::pgoutput::Message;
 use super::rows;
 use super::wire::Connection;
 use super::work::TableWork;
 use crate::source::SourceError;
-
-/// What a person does when documents would get other ids.
-const FILL_ANEW: &str = "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
 
 /// The SQL side of the reader: the types that the log names.
 pub(super) struct Catalog {
@@ -52,25 +50,17 @@ impl Catalog {
             }),
         }
     }
-}
 
-impl Catalog {
     /// The log describes a table at its first change and after each DDL, as it was then (T09). Whether it
     /// is still what was opened is asked of the catalog: an old description, replayed, says nothing new.
     async fn is_still(&mut self, info: &TableInfo) -> Result<(), SourceError> {
         let Self { sql, types, config } = self;
         let (number, name) = (info.table.number, &info.name);
         let loaded = TableInfo::load(sql, types, number, name, &config.publication).await;
-        let now = loaded.map_err(|error| error.into_source("look at a table"))?;
-        let known = |info: TableInfo| Known {
-            name: name.clone(),
-            on_drop: crate::OnDrop::Halt,
-            info: Some(Arc::new(info)),
+        let what = match loaded.map_err(|error| error.into_source("look at a table"))? {
+            Ok(now) => known::changed(&name.spelled, Some(info), Some(&now)),
+            Err(fault) => Some(fault.what),
         };
-        let now = now.ok().map(known);
-        match known::difference(&[known(info.clone())], now.as_slice()) {
-            Some(what) => Err(SourceError::Changed { what }),
-            None => Ok(()),
-        }
+        what.map_or(Ok(()), |what| Err(SourceError::Changed { what }))
     }
 }

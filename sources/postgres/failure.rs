@@ -3,6 +3,10 @@
 use super::wire::{ServerError, WireError};
 use crate::source::SourceError;
 
+/// What a person does when the log between checkpoint and server is lost, or documents would get other ids.
+pub(super) const FILL_ANEW: &str =
+    "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
+
 impl WireError {
     /// The failure as the source's, with what was being done, as in "read the log".
     pub(super) fn into_source(self, context: &'static str) -> SourceError {
@@ -21,9 +25,7 @@ impl WireError {
             Self::Server(error) => of_server(&error, context),
         }
     }
-}
 
-impl WireError {
     /// The failure of a read of a table: that the table or a column is gone is DDL that nobody has
     /// noticed yet (T09). Whoever asks for the tables anew finds what is there, or what is missing.
     pub(super) fn into_read(self, context: &'static str) -> SourceError {

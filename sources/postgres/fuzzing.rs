@@ -324,19 +324,9 @@ fn table_of(relation: &Relation<'_>, types: &ValueTypes) -> TableInfo {
     let key =
         relation.columns.iter().enumerate().filter(|(_, column)| column.key).map(|(place, _)| place as u16);
     let table = Table { number: 0, name: "public.t".into(), columns: columns.collect(), key: key.collect() };
-    TableInfo {
-        key_types: vec!["text".to_owned(); table.key.len()],
-        table: Arc::new(table),
-        oid: relation.oid,
-        name: TableName::parse("public.t").unwrap(),
-        is_partitioned: false,
-        decoders,
-        row_filter: None,
-        rows_estimated: 0,
-        row_bytes_estimated: 0,
-        signature: String::new(),
-        leaves: std::collections::BTreeMap::new(),
-    }
+    let key_types = vec!["text".to_owned(); table.key.len()];
+    let bare = TableInfo::bare(Arc::new(table), relation.oid, TableName::parse("public.t").unwrap());
+    TableInfo { key_types, decoders, ..bare }
 }
 
 fn check_changes(changes: &Changes) {

@@ -19,6 +19,7 @@ use super::catalog::Server;
 use super::lsn::Lsn;
 use super::position::PgPosition;
 use super::rows;
+use super::slot;
 use super::wire::Connection;
 use crate::source::SourceError;
 
@@ -179,12 +180,7 @@ pub(super) async fn reach(
     match old {
         None => Ok(Lsn(0)),
         Some(old) if clean => Ok(reach_of(old).lsn),
-        Some(_) => {
-            let asked = sql.all_rows("SELECT pg_current_wal_insert_lsn()", &[]).await;
-            let rows = asked.map_err(|error| error.into_source("ask where the log ends"))?;
-            let end = rows.into_iter().flatten().flatten().next().and_then(|lsn| lsn.parse().ok());
-            end.ok_or_else(|| rows::unexpected("no end of the log"))
-        }
+        Some(_) => slot::insert_lsn(sql).await.map_err(|error| error.into_source("ask where the log ends")),
     }
 }
 

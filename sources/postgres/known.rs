@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::catalog::{self, TableFault, TableInfo, ValueTypes};
 use super::config::{Config, Entry, TableName};
 use super::position::PgPosition;
-use super::wire::Connection;
+use super::wire::{Connection, WireError};
 use crate::OnDrop;
 use crate::change::Table;
 use crate::source::SourceError;
@@ -40,12 +40,6 @@ impl Known {
             }),
         }
     }
-
-    fn revision(&self) -> Option<Revision<'_>> {
-        let info = self.info.as_ref()?;
-        let leaves = info.leaves.iter().map(|(oid, leaf)| (*oid, leaf.file)).collect();
-        Some(Revision { oid: info.oid, leaves, signature: &info.signature, key: info.key_names() })
-    }
 }
 
 /// What of a table must stay for as long as a reader runs.
@@ -57,6 +51,28 @@ struct Revision<'a> {
     key: Vec<&'a str>,
 }
 
+impl<'a> Revision<'a> {
+    fn of(info: &'a TableInfo) -> Self {
+        let leaves = info.leaves.iter().map(|(oid, leaf)| (*oid, leaf.file)).collect();
+        Self { oid: info.oid, leaves, signature: &info.signature, key: info.key_names() }
+    }
+}
+
+/// What has changed of a table, in words; `None` when nothing has that a reader must know of.
+pub(super) fn changed(name: &str, before: Option<&TableInfo>, now: Option<&TableInfo>) -> Option<String> {
+    let what = match (before.map(Revision::of), now.map(Revision::of)) {
+        (old, now) if old == now => return None,
+        (_, None) => "was dropped",
+        (None, _) => "is there again",
+        (Some(old), Some(now)) if old.oid != now.oid => "is another table",
+        (Some(old), Some(now)) if old.leaves != now.leaves => {
+            return Some(format!("the partitions of {name} are others"));
+        }
+        _ => return Some(format!("columns, key or row filter of {name} are others")),
+    };
+    Some(format!("{name} {what}"))
+}
+
 /// What has changed between two lists, in words; `None` when nothing has that a reader must know of.
 /// Numbers are places in the list: another order is a change too.
 pub(super) fn difference(before: &[Known], now: &[Known]) -> Option<String> {
@@ -65,17 +81,9 @@ pub(super) fn difference(before: &[Known], now: &[Known]) -> Option<String> {
         let Some(old) = before.iter().find(|old| old.name.spelled == *name) else {
             return Some(format!("{name} is new"));
         };
-        match (old.revision(), known.revision()) {
-            (old, now) if old == now => {}
-            (_, None) => return Some(format!("{name} was dropped")),
-            (None, _) => return Some(format!("{name} is there again")),
-            (Some(old), Some(now)) if old.oid != now.oid => {
-                return Some(format!("{name} is another table"));
-            }
-            (Some(old), Some(now)) if old.leaves != now.leaves => {
-                return Some(format!("the partitions of {name} are others"));
-            }
-            _ => return Some(format!("columns, key or row filter of {name} are others")),
+        let what = changed(name, old.info.as_deref(), known.info.as_deref());
+        if what.is_some() {
+            return what;
         }
     }
     let mut pairs = before.iter().zip(now.iter().map(Some).chain(std::iter::repeat(None)));
@@ -90,10 +98,18 @@ pub(super) async fn look_up(
     config: &Config,
     before: Option<&PgPosition>,
 ) -> Result<Vec<Known>, SourceError> {
-    let wrong = |error: super::wire::WireError| error.into_source("look at the tables");
+    let wrong = |error: WireError| error.into_source("look at the tables");
+    let found = matching(sql, config).await;
+    let found = found.map_err(|error| error.into_source("look for tables that match a pattern"))?;
+    let read = before.into_iter().flat_map(|before| before.tables.keys());
+    let read = read.filter_map(|spelled| TableName::parse(spelled));
+    let (wanted, overlaps) = wanted(config, found.into_iter().chain(read));
+    if let Some(what) = overlaps.into_iter().next() {
+        return Err(SourceError::Halt { state: "patterns-overlap", what, hint: NARROWER.into() });
+    }
     let mut list = Vec::new();
     let mut faults = Vec::new();
-    for (name, on_drop, is_exact) in names(sql, config, before).await? {
+    for Wanted { name, on_drop, is_exact } in wanted {
         let number = list.len() as u32;
         let loaded = TableInfo::load(sql, types, number, &name, &config.publication).await.map_err(wrong)?;
         let was_read = before.is_some_and(|before| before.tables.contains_key(&name.spelled));
@@ -122,44 +138,48 @@ pub(super) async fn look_up(
     Err(SourceError::Halt { state: "tables-unreadable", what: whats.join("; "), hint: fixes.join("; ") })
 }
 
-/// The names, with what becomes of a dropped one's documents, and whether the configuration spells it out.
-async fn names(
-    sql: &mut Connection,
-    config: &Config,
-    before: Option<&PgPosition>,
-) -> Result<Vec<(TableName, OnDrop, bool)>, SourceError> {
-    let mut names: Vec<(TableName, OnDrop, bool)> =
-        config.exact().map(|entry| (entry.name.clone(), entry.on_drop, true)).collect();
-    let patterns: Vec<&Entry> = config.patterns().collect();
-    if patterns.is_empty() {
-        return Ok(names);
-    }
-    let wanted: Vec<TableName> = patterns.iter().map(|entry| entry.name.clone()).collect();
-    let found = catalog::matching(sql, &wanted).await;
-    let found = found.map_err(|error| error.into_source("look for tables that match a pattern"))?;
-    let found = found.into_iter().map(|(schema, name)| TableName::of(schema, name));
-    let read = before.into_iter().flat_map(|before| before.tables.keys());
-    for name in found.chain(read.filter_map(|spelled| TableName::parse(spelled))) {
-        if names.iter().any(|(known, ..)| known.schema == name.schema && known.name == name.name) {
+/// A table of the configuration, or one that matches a pattern of it.
+pub(super) struct Wanted {
+    pub name: TableName,
+    pub on_drop: OnDrop,
+    /// Whether the configuration spells it out.
+    pub is_exact: bool,
+}
+
+/// Those that the configuration spells out, and of `found` those that match one of its patterns; then what is
+/// wrong with the others, and [`NARROWER`] mends it.
+pub(super) fn wanted(config: &Config, found: impl Iterator<Item = TableName>) -> (Vec<Wanted>, Vec<String>) {
+    let exact = |entry: &Entry| Wanted { name: entry.name.clone(), on_drop: entry.on_drop, is_exact: true };
+    let mut wanted: Vec<Wanted> = config.exact().map(exact).collect();
+    let mut overlaps = Vec::new();
+    for name in found {
+        if wanted.iter().any(|known| known.name.schema == name.schema && known.name.name == name.name) {
             continue;
         }
-        let mut matching = patterns.iter().filter(|entry| entry.name.matches(&name));
+        let mut matching = config.patterns().filter(|entry| entry.name.matches(&name));
         match (matching.next(), matching.next()) {
             (None, _) => {}
-            (Some(entry), None) => names.push((name, entry.on_drop, false)),
+            (Some(entry), None) => wanted.push(Wanted { name, on_drop: entry.on_drop, is_exact: false }),
             (Some(one), Some(other)) => {
-                return Err(SourceError::Halt {
-                    state: "patterns-overlap",
-                    what: format!(
-                        "{} matches both {:?} and {:?}",
-                        name.spelled, one.name.spelled, other.name.spelled
-                    ),
-                    hint: "make one of the patterns narrower, or name the table by itself".into(),
-                });
+                let (table, one, other) = (name.spelled, &one.name.spelled, &other.name.spelled);
+                overlaps.push(format!("{table} matches both {one:?} and {other:?}"));
             }
         }
     }
-    Ok(names)
+    (wanted, overlaps)
+}
+
+/// What mends a table that matches two patterns.
+pub(super) const NARROWER: &str = "make one of the patterns narrower, or name the table by itself";
+
+/// The tables that are there and match a pattern of the configuration, by name.
+pub(super) async fn matching(sql: &mut Connection, config: &Config) -> Result<Vec<TableName>, WireError> {
+    let patterns: Vec<TableName> = config.patterns().map(|entry| entry.name.clone()).collect();
+    if patterns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = catalog::matching(sql, &patterns).await?;
+    Ok(found.into_iter().map(|(schema, name)| TableName::of(schema, name)).collect())
 }
 
 fn dropped(name: &TableName) -> SourceError {

@@ -17,6 +17,7 @@ use super::catalog::{self, Server, TableInfo, ValueTypes};
 use super::changes::Seen;
 use super::config::{Config, TableName};
 use super::describe::Catalog;
+use super::failure::FILL_ANEW;
 use super::history::{self, Emitted};
 use super::known::{self, Known};
 use super::lsn::Lsn;
@@ -40,8 +41,6 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A slot that is not made after so long waits for somebody.
 const TELL_AFTER: Duration = Duration::from_secs(1);
-/// What a person does when the log between checkpoint and server is lost.
-const FILL_ANEW: &str = "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
 
 /// The Begin of a transaction that is about to be emitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +91,8 @@ pub(super) async fn open(
     }
     let mut types = ValueTypes::default();
     let mut old = resume.as_ref().map(|resume| PgPosition::open(&resume.position)).transpose()?;
-    let found = list(&mut sql, &mut types, config, told, old.as_ref()).await?;
-    let published = fingerprint(config, &found.list);
+    let (list, digest) = list(&mut sql, &mut types, config, told, old.as_ref()).await?;
+    let published = fingerprint(config, &list);
     let (confirmed, is_new) = slot_position(&mut sql, config, world, old.is_some(), status).await?;
 
     let fresh = || {
@@ -117,7 +116,7 @@ pub(super) async fn open(
     // Beyond all that the catalog has shown.
     let now = slot::log_end(&mut sql).await.map_err(|error| error.into_source("ask for the log's end"))?;
     let same_epoch = position.timeline == server.timeline;
-    let tables = renewal::works(&found.list, &position, same_epoch, now, is_new)?;
+    let tables = renewal::works(&list, &position, same_epoch, now, is_new)?;
     if position.published != published {
         // A prefix counted under another publication means nothing: the transaction goes out whole.
         if let Some(inside) = &mut position.inside {
@@ -126,7 +125,7 @@ pub(super) async fn open(
         position.published = published;
     }
     position.timeline = server.timeline;
-    let position_before = position.clone();
+    let seen = Seen { list, digest, position: position.clone() };
 
     let start = slot::start_replication_sql(&config.slot, confirmed, &config.publication);
     log.start_replication(&start).await.map_err(|error| error.into_source("start replication"))?;
@@ -141,7 +140,7 @@ pub(super) async fn open(
         begun: None,
         relations: HashMap::new(),
         tables,
-        seen: Seen { position: position_before, ..found },
+        seen,
         world: world.clone(),
         document_bytes_max: config.document_bytes_max,
     };
@@ -317,14 +316,14 @@ async fn refuse_partitions(sql: &mut Connection, config: &Config, list: &[Known]
 }
 
 /// The tables that were told, published, and as they are now: the application has made ready for those
-/// and no others.
+/// and no others. With the catalog's digest, taken before the list.
 async fn list(
     sql: &mut Connection,
     types: &mut ValueTypes,
     config: &Config,
     told: Option<Vec<Known>>,
     old: Option<&PgPosition>,
-) -> Result<Seen, SourceError> {
+) -> Result<(Vec<Known>, String), SourceError> {
     let told = match told {
         Some(told) => told,
         None => known::look_up(sql, types, config, old).await?,
@@ -339,8 +338,7 @@ async fn list(
     if let Some(what) = known::difference(&told, &list) {
         return Err(SourceError::Changed { what });
     }
-    let position = PgPosition::new(String::new(), 0, String::new(), Lsn(0));
-    Ok(Seen { list, digest, position })
+    Ok((list, digest))
 }
 
 /// What is published, in short: counts of a transaction's changes mean nothing under another one.

@@ -79,11 +79,17 @@ pub(super) struct TableState {
 /// A table that is read again, since rows changed without events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Renewal {
-    /// Rows are read when the log has been passed up to just below: what happened before the change is older, and
-    /// what is read has this version or a higher one.
+    /// What is read has this version or a higher one; what happened before the change has a lower one.
     pub from: Lsn,
     /// Rows are gone too: documents that were not written since `from` are deleted at the end.
     pub sweep: bool,
+}
+
+impl Renewal {
+    /// Up to here the log must be passed before the table is read: all that happened before the change.
+    pub(super) fn behind(self) -> Lsn {
+        Lsn(self.from.0.saturating_sub(1))
+    }
 }
 
 impl PgPosition {

@@ -128,6 +128,11 @@ pub(super) struct Reads {
 }
 
 impl Reads {
+    /// The table under work, also by an earlier description of it: its number is its place.
+    pub(super) fn work_of(&self, table: &TableInfo) -> Option<&Arc<TableWork>> {
+        self.tables.get(table.table.number as usize)
+    }
+
     /// Reads chunks until every table is done.
     pub(super) async fn work(self: Arc<Self>) {
         if let Err(error) = self.chunks().await {
@@ -409,8 +414,7 @@ impl Reads {
             Some(connection) => connection,
             None => connection.insert(self.open().await?),
         };
-        let work = self.tables.iter().find(|work| work.info.table.number == job.table.table.number);
-        if let Some(work) = work {
+        if let Some(work) = self.work_of(&job.table) {
             self.pass_gate(connection, work).await?;
         }
         let mut pause = AGAIN_FIRST;

@@ -9,10 +9,10 @@
 //! lies behind the change. So every document that was not written since is of a row that is no more:
 //! the sweep at the end deletes those, and no other (law 9).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::catalog::TableInfo;
+use super::failure::FILL_ANEW;
 use super::known::Known;
 use super::lsn::Lsn;
 use super::position::{PgPosition, Renewal, TableState};
@@ -20,9 +20,6 @@ use super::progress::{Progress, Range};
 use super::work::TableWork;
 use crate::OnDrop;
 use crate::source::SourceError;
-
-/// What a person does when the log between checkpoint and server is lost.
-const FILL_ANEW: &str = "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
 
 /// What is to do in each table. `now` is where the log ended after the catalog was looked at. A read of before,
 /// which saw less, may have gone out at that very place: what is read again begins one behind it. No commit lies
@@ -111,20 +108,8 @@ fn again(
 
 /// A table that is not there: nothing is read, and all of its documents go, or stay.
 fn gone(known: &Known, number: usize, state: Option<&TableState>, now: Lsn) -> TableWork {
-    let table = known.table(number);
-    let info = TableInfo {
-        table,
-        oid: state.map_or(0, |state| state.oid),
-        name: known.name.clone(),
-        is_partitioned: false,
-        decoders: Vec::new(),
-        key_types: Vec::new(),
-        row_filter: None,
-        rows_estimated: 0,
-        row_bytes_estimated: 0,
-        signature: String::new(),
-        leaves: BTreeMap::new(),
-    };
+    let oid = state.map_or(0, |state| state.oid);
+    let info = TableInfo::bare(known.table(number), oid, known.name.clone());
     let deletes = known.on_drop == OnDrop::Delete && state.is_some();
     if deletes {
         tracing::info!(table = known.name.spelled, "the table was dropped; its documents are deleted");
@@ -149,19 +134,9 @@ mod tests {
     fn info(oid: u32, signature: &str, leaves: &[(u32, u32)]) -> TableInfo {
         let table = Table { number: 0, name: "public.t".into(), columns: Box::new([]), key: Box::new([]) };
         let leaf = |&(oid, file): &(u32, u32)| (oid, Leaf { sql: "l".into(), file });
-        TableInfo {
-            table: Arc::new(table),
-            oid,
-            name: TableName::parse("public.t").unwrap(),
-            is_partitioned: true,
-            decoders: Vec::new(),
-            key_types: Vec::new(),
-            row_filter: None,
-            rows_estimated: 0,
-            row_bytes_estimated: 0,
-            signature: signature.into(),
-            leaves: leaves.iter().map(leaf).collect(),
-        }
+        let bare = TableInfo::bare(Arc::new(table), oid, TableName::parse("public.t").unwrap());
+        let leaves = leaves.iter().map(leaf).collect();
+        TableInfo { is_partitioned: true, signature: signature.into(), leaves, ..bare }
     }
 
     fn state(leaves: &[(u32, u32)], renewal: Option<Renewal>) -> TableState {
@@ -197,6 +172,20 @@ mod tests {
         // A checkpoint of an earlier program says nothing of it.
         let earlier = TableState { shape: None, ..state(&[], None) };
         assert_eq!(judged(&info(1, "s", &[(5, 50)]), &earlier, true), (vec![], None));
+    }
+
+    /// What the log of an old slot tells was so before anybody looked; a new one begins behind the look.
+    #[test]
+    fn t09_a_first_start_on_an_old_slot_sweeps_from_behind_the_log_s_end() {
+        let name = TableName::parse("public.t").unwrap();
+        let known = Known { name, on_drop: OnDrop::Halt, info: Some(Arc::new(info(1, "s", &[]))) };
+        let fresh = PgPosition::new("7".into(), 1, "shop".into(), Lsn(5));
+        let renewal =
+            |is_new| works(std::slice::from_ref(&known), &fresh, true, NOW, is_new).unwrap()[0].renewal();
+        assert_eq!(renewal(true), None);
+        let behind = Lsn(NOW.0 + 1);
+        assert_eq!(renewal(false), Some(Renewal { from: behind, sweep: true }));
+        assert_eq!(renewal(false).map(Renewal::behind), Some(NOW));
     }
 
     #[test]

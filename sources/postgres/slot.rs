@@ -307,13 +307,18 @@ pub(crate) fn what_keeps_it(reason: &str) -> &'static str {
     }
 }
 
+/// Where the next record of the log will be.
+pub(crate) async fn insert_lsn(connection: &mut Connection) -> Result<Lsn, WireError> {
+    let rows = connection.all_rows("SELECT pg_current_wal_insert_lsn()", &[]).await?;
+    rows.into_iter().flatten().flatten().next().and_then(|lsn| lsn.parse().ok()).ok_or(ODD)
+}
+
 /// Where the log ends: beyond everything that a statement before this one has seen. Never within a page's
 /// head, which holds nothing that a reader could pass.
 pub(crate) async fn log_end(connection: &mut Connection) -> Result<Lsn, WireError> {
     const PAGE: u64 = 8192;
     const HEAD_MOST: u64 = 40;
-    let rows = connection.all_rows("SELECT pg_current_wal_insert_lsn()", &[]).await?;
-    let end: Lsn = rows.into_iter().flatten().flatten().next().and_then(|lsn| lsn.parse().ok()).ok_or(ODD)?;
+    let end = insert_lsn(connection).await?;
     Ok(if end.0 % PAGE <= HEAD_MOST { Lsn(end.0 - end.0 % PAGE) } else { end })
 }
 

@@ -42,7 +42,7 @@ async fn ask_target(config: &Config, world: &SharedWorld) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     // What a pattern matches is known when it runs.
-    for table in config.pipeline.tables.iter().filter(|table| !table.table.contains('*')) {
+    for table in config.pipeline.tables.iter().filter(|table| !sources::pattern::is_pattern(&table.table)) {
         match within(&**world, ANSWER_WITHIN, target.index(&table.index)).await {
             Some(Ok(Some(index))) => {
                 findings.extend(judge_index(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sources::OnDrop;
+use sources::{OnDrop, pattern};
 
 use super::problem::Problems;
 use super::section::{Section, suggestion};
@@ -81,7 +81,10 @@ pub(super) fn read(
         let index_place = inner.place.clone();
         let index_path = inner.path.key("index");
         let shape = read_table(&table, inner, problems);
-        if !shape.index.is_empty() && !shape.table.contains('*') && !indices.insert(shape.index.clone()) {
+        if !shape.index.is_empty()
+            && !pattern::is_pattern(&shape.table)
+            && !indices.insert(shape.index.clone())
+        {
             let what = format!("{:?} is another table's index already", shape.index);
             problems.add(&index_place, &index_path, what, "give each table an index of its own");
         }
@@ -165,9 +168,9 @@ pub fn is_reserved_field(name: &str) -> bool {
 
 /// Every table that matches has an index of its own, so the index's name must tell them apart.
 fn judge_pattern(name: &str, index: &str, section: &mut Section<'_>, problems: &mut Problems) {
-    let Some((schema, table)) = sources::pattern::parts(name) else { return };
+    let Some((schema, table)) = pattern::parts(name) else { return };
     for (part, placeholder) in [(schema, "{schema}"), (table, "{table}")] {
-        if part.contains('*') && !index.contains(placeholder) {
+        if pattern::is_pattern(&part) && !index.contains(placeholder) {
             let place = section.entry("index").map_or(section.place.clone(), |entry| entry.place.clone());
             let what = format!("does not hold {placeholder}, so tables that match would share an index");
             let fix = "write it with placeholders, as in \"{schema}-{table}\"";

@@ -23,7 +23,9 @@ pub fn resolve(shapes: &[TableShape], tables: &[Arc<Table>]) -> Result<Vec<Table
         return Err(errors);
     }
     let is_there = |shape: &&TableShape| tables.iter().any(|table| *table.name == *shape.table);
-    resolved.extend(shapes.iter().filter(|shape| !shape.table.contains('*') && !is_there(shape)).cloned());
+    resolved.extend(
+        shapes.iter().filter(|shape| !pattern::is_pattern(&shape.table) && !is_there(shape)).cloned(),
+    );
     Ok(resolved)
 }
 

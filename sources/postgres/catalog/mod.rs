@@ -86,6 +86,23 @@ pub(crate) struct TableInfo {
 }
 
 impl TableInfo {
+    /// A table of which nothing more is known.
+    pub(crate) fn bare(table: Arc<Table>, oid: u32, name: TableName) -> Self {
+        Self {
+            table,
+            oid,
+            name,
+            is_partitioned: false,
+            decoders: Vec::new(),
+            key_types: Vec::new(),
+            row_filter: None,
+            rows_estimated: 0,
+            row_bytes_estimated: 0,
+            signature: String::new(),
+            leaves: BTreeMap::new(),
+        }
+    }
+
     /// What stands after FROM: quoted, and without the children of mere inheritance, whose changes
     /// come under their own names.
     pub(crate) fn sql_from(&self) -> String {

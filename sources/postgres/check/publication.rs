@@ -2,7 +2,8 @@
 
 use super::Findings;
 use crate::postgres::catalog::quoted;
-use crate::postgres::config::{Config, Entry, TableName};
+use crate::postgres::config::{Config, TableName};
+use crate::postgres::known::Wanted;
 use crate::postgres::slot::{self, Publication};
 use crate::postgres::wire::{Connection, WireError};
 
@@ -22,10 +23,10 @@ impl Findings {
         &mut self,
         sql: &mut Connection,
         config: &Config,
-        entries: &[Entry],
+        wanted: &[Wanted],
     ) -> Result<(), WireError> {
         let name = &config.publication;
-        let tables = known(sql, name, entries).await?;
+        let tables = known(sql, name, wanted).await?;
         let Some(publication) = Publication::look(sql, name).await? else {
             // For a pattern that matches nothing yet, it is made all the same.
             if tables.is_empty() && config.patterns().next().is_none() {
@@ -121,7 +122,7 @@ impl Findings {
 }
 
 /// By name in the catalog: `to_regclass` refuses schemas that the role may not use.
-async fn known(sql: &mut Connection, publication: &str, entries: &[Entry]) -> Result<Vec<Known>, WireError> {
+async fn known(sql: &mut Connection, publication: &str, wanted: &[Wanted]) -> Result<Vec<Known>, WireError> {
     const ASK: &str = "\
         SELECT c.oid, c.relkind = 'p', pg_has_role(c.relowner, 'USAGE'),
                EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
@@ -129,7 +130,7 @@ async fn known(sql: &mut Connection, publication: &str, entries: &[Entry]) -> Re
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
     let mut tables = Vec::new();
-    for Entry { name, .. } in entries {
+    for Wanted { name, .. } in wanted {
         let rows = sql.all_rows(ASK, &[Some(&name.schema), Some(&name.name), Some(publication)]).await?;
         let Some(row) = rows.into_iter().next() else { continue };
         let Ok([Some(oid), partitioned, owned, member]) = <[_; 4]>::try_from(row) else { continue };

@@ -10,7 +10,6 @@ use crate::postgres::catalog::TableInfo;
 use crate::postgres::progress::KeyText;
 use crate::postgres::reads::{Finished, FromRead, Purpose, Verdict};
 use crate::postgres::rows;
-use crate::postgres::work::TableWork;
 use crate::queue::Batch;
 use crate::source::SourceError;
 
@@ -31,8 +30,7 @@ impl Stream {
     ) -> Result<(), SourceError> {
         // What is read back has the columns that there are now: the log may describe the table as it was
         // before a column went (T09).
-        let mine = |work: &&Arc<TableWork>| work.info.table.number == table.table.number;
-        let now = self.reads.tables.iter().find(mine).map(|work| work.info.clone());
+        let now = self.reads.work_of(&table).map(|work| work.info.clone());
         match now.filter(|now| !Arc::ptr_eq(&now.table, &table.table)) {
             None => self.state.refetches.add(table, texts, key),
             Some(now) => {
@@ -148,7 +146,7 @@ impl Stream {
         if !items.is_empty() {
             self.link.outlet.send(Batch { items, charge })?;
         }
-        let work = self.reads.tables.iter().find(|work| work.info.table.number == table.table.number);
+        let work = self.reads.work_of(&table);
         let mut refetched = 0;
         let mut is_done = None;
         match purpose {

@@ -8,7 +8,6 @@ use super::Stream;
 use crate::change::Item;
 use crate::position::Offset;
 use crate::postgres::catalog::TableInfo;
-use crate::postgres::lsn::Lsn;
 use crate::postgres::open::offset;
 use crate::postgres::work::TableWork;
 use crate::source::SourceError;
@@ -48,7 +47,7 @@ impl Stream {
                 let (below, place) = (offset(renewal.from)?, self.place_of(&work.info)?);
                 let table = work.info.table.clone();
                 // What it follows from, the drop of the table too, had committed below.
-                self.reads.emitted.raise(Lsn(renewal.from.0 - 1));
+                self.reads.emitted.raise(renewal.behind());
                 self.push_item(Item::Sweep { table, below, offset: place }).await?;
             }
             work.renewed();
@@ -61,9 +60,8 @@ impl Stream {
     /// have had.
     pub(super) fn place_of(&self, table: &TableInfo) -> Result<Offset, SourceError> {
         let place = self.place()?;
-        let mine = |work: &&Arc<TableWork>| work.info.table.number == table.table.number;
-        let renewal = self.reads.tables.iter().find(mine).and_then(|work| work.renewal());
-        match renewal.filter(|renewal| place.get() + 1 == renewal.from.0) {
+        let renewal = self.reads.work_of(table).and_then(|work| work.renewal());
+        match renewal.filter(|renewal| renewal.behind().0 == place.get()) {
             Some(renewal) => offset(renewal.from),
             None => Ok(place),
         }
@@ -71,7 +69,7 @@ impl Stream {
 
     fn is_due(&self, renewing: &mut Renewing) -> bool {
         let Renewing { work, read } = renewing;
-        let passed = work.renewal().is_none_or(|renewal| self.position.lsn.0 + 1 >= renewal.from.0);
+        let passed = work.renewal().is_none_or(|renewal| self.position.lsn >= renewal.behind());
         if !passed || !work.with_progress(|progress| progress.is_done()) {
             return false;
         }
@@ -82,8 +80,8 @@ impl Stream {
     /// How far the log must be passed before a read or a sweep can go on, if it is not yet.
     pub(super) fn is_awaited(&self) -> bool {
         let awaited = self.reads.awaited.load(Ordering::Relaxed);
-        let sweep =
-            self.state.renewals.iter().filter_map(|of| of.work.renewal()).map(|renewal| renewal.from.0 - 1);
+        let renewals = self.state.renewals.iter().filter_map(|of| of.work.renewal());
+        let sweep = renewals.map(|renewal| renewal.behind().0);
         awaited.max(sweep.max().unwrap_or(0)) > self.passed.load(Ordering::Relaxed)
     }
 

@@ -103,7 +103,7 @@ impl Intake {
                 self.letters.holds(&alias, id.as_bytes()) && !is_left_out(Rule::SweepsSpareLetters)
             };
             let is_old = |id: &str, held: u64| below.is_none_or(|it| held < it.get() && !has_letter(id));
-            let old = page.ids.iter().zip(&page.versions).filter(|(id, held)| is_old(id, **held));
+            let old = page.ids.iter().filter(|(id, held)| is_old(id, *held));
             let ids: Vec<&String> = old.map(|(id, _)| id).collect();
             if !ids.is_empty() {
                 deleted += ids.len() as u64;

@@ -198,18 +198,26 @@ impl Intake {
                     self.save_durable().await?;
                 }
                 Item::Clear { table, offset } => {
-                    let part = actions.iter().map(|action: &Action| action.charge).sum();
-                    self.submit(std::mem::take(&mut actions), charge.split(part))?;
+                    self.submit_before(&mut actions, &mut charge)?;
                     self.clear(&table, offset).await?;
                 }
                 Item::Sweep { table, below, offset } => {
-                    let part = actions.iter().map(|action: &Action| action.charge).sum();
-                    self.submit(std::mem::take(&mut actions), charge.split(part))?;
+                    self.submit_before(&mut actions, &mut charge)?;
                     self.sweep(&table, below, offset).await?;
                 }
             }
         }
         self.submit(actions, charge)
+    }
+
+    /// What came before a barrier goes into the lanes, with its part of the charge.
+    fn submit_before(
+        &mut self,
+        actions: &mut Vec<Action>,
+        charge: &mut sources::budget::Charge,
+    ) -> Result<(), PipelineError> {
+        let part = actions.iter().map(|action| action.charge).sum();
+        self.submit(std::mem::take(actions), charge.split(part))
     }
 
     fn action(&mut self, change: &Change) -> Result<Action, PipelineError> {

@@ -40,7 +40,6 @@ mod start;
 mod watcher;
 
 use intake::{Ended, Intake};
-use start::Started;
 
 /// How long the end waits for answers: less than the 10 s after which most supervisors kill.
 pub const END_LIMIT: Duration = Duration::from_secs(8);
@@ -156,20 +155,10 @@ pub async fn run_parts(
         told: None,
     };
     loop {
-        let Some(started) = pipeline.start().await? else { return Ok(()) };
-        match pipeline.follow(started).await? {
-            Followed::ToTheEnd => return Ok(()),
-            Followed::UntilTablesChanged(counts) => pipeline.before = Some(counts),
-        }
+        let Some(intake) = pipeline.start().await? else { return Ok(()) };
+        let Some(counts) = pipeline.follow(intake).await? else { return Ok(()) };
+        pipeline.before = Some(counts);
     }
-}
-
-/// How following has ended.
-enum Followed {
-    /// It was told to stop.
-    ToTheEnd,
-    /// Everything up to there is settled and recorded; what was counted.
-    UntilTablesChanged(Counts),
 }
 
 fn refused(error: TargetError) -> PipelineError {
@@ -214,9 +203,9 @@ impl Pipeline {
         }
     }
 
-    /// Opens the source, reads it, and opens it again when it is lost, until the end.
-    async fn follow(&mut self, started: Started) -> Result<Followed, PipelineError> {
-        let Started { mut intake, source_status } = started;
+    /// Opens the source, reads it, and opens it again when it is lost, until the end, or (`Some`) until the
+    /// tables have changed: everything up to there is settled and recorded, and this was counted.
+    async fn follow(&mut self, mut intake: Intake) -> Result<Option<Counts>, PipelineError> {
         let mut tries = 0;
         let ended = loop {
             let resume = intake.resume(self.parts.store.as_ref()).await?;
@@ -224,7 +213,7 @@ impl Pipeline {
             let opened = tokio::select! {
                 biased;
                 () = stop.told() => break Ok(false),
-                opened = self.open(resume, &source_status) => opened,
+                opened = self.open(resume) => opened,
                 failed = intake.failed() => break Err(failed),
             };
             let reader = match opened.map_err(judge_source) {
@@ -259,7 +248,7 @@ impl Pipeline {
             let link = Link {
                 outlet,
                 durable: intake.durable(),
-                status: source_status.clone(),
+                status: self.source_status.clone(),
                 stop: self.stop.clone(),
             };
             match intake.take_in(reader.run(link), inlet).await {
@@ -295,7 +284,7 @@ impl Pipeline {
         &mut self,
         mut intake: Intake,
         ended: Result<bool, PipelineError>,
-    ) -> Result<Followed, PipelineError> {
+    ) -> Result<Option<Counts>, PipelineError> {
         let mut anew = matches!(ended, Ok(true));
         let mut ended = ended.map(drop);
         if anew {
@@ -308,7 +297,7 @@ impl Pipeline {
         }
         let counts = intake.counted();
         self.end(intake, ended, anew).await?;
-        Ok(if anew { Followed::UntilTablesChanged(counts) } else { Followed::ToTheEnd })
+        Ok(anew.then_some(counts))
     }
 
     /// The pipeline starts anew with the tables that are there; a moment later, lest a catalog that never
@@ -323,18 +312,14 @@ impl Pipeline {
     }
 
     /// Opens the source; what it waits for meanwhile, as for the end of a transaction, is said.
-    async fn open(
-        &self,
-        resume: Option<Resume>,
-        status: &StatusSender,
-    ) -> Result<Box<dyn sources::source::Reader>, SourceError> {
-        let mut said = status.subscribe();
-        let mut opening = std::pin::pin!(self.parts.source.open(resume, status.clone()));
+    async fn open(&self, resume: Option<Resume>) -> Result<Box<dyn sources::source::Reader>, SourceError> {
+        let mut said = self.source_status.subscribe();
+        let mut opening = std::pin::pin!(self.parts.source.open(resume, self.source_status.clone()));
         loop {
             tokio::select! {
                 biased;
                 opened = &mut opening => return opened,
-                // `status` holds a sender: this ends only by a change.
+                // We hold a sender: this ends only by a change.
                 _ = said.changed() => {
                     let waiting = said.borrow_and_update().waiting_for.clone();
                     if let Some(why) = waiting {

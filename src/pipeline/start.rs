@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use sources::mutant::{Rule, is_left_out};
 use sources::position::Epoch;
-use sources::source::StatusSender;
 use tokio::sync::mpsc;
 
 use super::barrier::Barrier;
@@ -23,15 +22,9 @@ use crate::shape::{Shape, resolve};
 use crate::store::Saved;
 use crate::target::{Extended, IndexSpec, IndexState, StateDocument};
 
-/// What a started pipeline is.
-pub(super) struct Started {
-    pub intake: Intake,
-    pub source_status: StatusSender,
-}
-
 impl Pipeline {
     /// Everything that must be in order before the first write; `None` when it was told to stop.
-    pub(super) async fn start(&mut self) -> Result<Option<Started>, PipelineError> {
+    pub(super) async fn start(&mut self) -> Result<Option<Intake>, PipelineError> {
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;
@@ -40,12 +33,11 @@ impl Pipeline {
         }
     }
 
-    async fn prepare(&self) -> Result<Started, PipelineError> {
+    async fn prepare(&self) -> Result<Intake, PipelineError> {
         let Parts { settings, writes, target, store, letters, budget, .. } = &self.parts;
         let name = settings.name.clone();
         let target = target.clone();
         let saved = store.load(&name).await?;
-        let source_status = self.source_status.clone();
 
         let shape = self.shape(&saved).await?;
         let waits = |waiting| match waiting {
@@ -106,7 +98,7 @@ impl Pipeline {
             ))),
             self.world.spawn(Box::pin(watch_lease(lease.clone(), tell))),
         ];
-        let intake = Intake {
+        Ok(Intake {
             world: self.world.clone(),
             pipeline: name,
             target,
@@ -121,7 +113,7 @@ impl Pipeline {
             letters: letters.clone(),
             epoch: Epoch { base: 0 },
             status: self.status.clone(),
-            source_status: source_status.clone(),
+            source_status: self.source_status.clone(),
             watched,
             watchers,
             clean,
@@ -131,8 +123,7 @@ impl Pipeline {
             budget: budget.clone(),
             documents: Rate::default(),
             has_position: saved.position.is_some(),
-        };
-        Ok(Started { intake, source_status })
+        })
     }
 
     /// The tables as they are now, and what becomes of them.

@@ -419,8 +419,8 @@ impl Target for Memory {
             let later = index.entries.range((after, Bound::Unbounded));
             let live = later.filter(|(_, entry)| entry.body.is_some());
             let live = live.map(|(id, entry)| (id.clone(), entry.version));
-            let (ids, versions): (Vec<String>, Vec<u64>) = live.take(limit).unzip();
-            Ok(IdPage { cursor: ids.last().cloned(), ids, versions })
+            let ids: Vec<(String, u64)> = live.take(limit).collect();
+            Ok(IdPage { cursor: ids.last().map(|(id, _)| id.clone()), ids })
         })
     }
 

@@ -93,6 +93,6 @@ async fn ids_come_page_by_page_without_the_deleted() {
     let first = memory.ids("t", None, 1).await.unwrap();
     let second = memory.ids("t", first.cursor.clone(), 1).await.unwrap();
     let end = memory.ids("t", second.cursor.clone(), 1).await.unwrap();
-    assert_eq!((first.ids, second.ids), (vec!["1".to_owned()], vec!["3".to_owned()]));
+    assert_eq!((first.ids, second.ids), (vec![("1".to_owned(), 1)], vec![("3".to_owned(), 1)]));
     assert_eq!(end, IdPage::default());
 }

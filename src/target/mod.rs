@@ -264,10 +264,8 @@ pub struct Extended {
 /// A page of document ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdPage {
-    /// The ids.
-    pub ids: Vec<String>,
-    /// The version of each.
-    pub versions: Vec<u64>,
+    /// The ids, each with its document's version.
+    pub ids: Vec<(String, u64)>,
     /// To give back for the next page; `None` at the end.
     pub cursor: Option<String>,
 }

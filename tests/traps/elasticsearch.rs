@@ -239,7 +239,7 @@ async fn all_ids_are_listed_page_by_page() {
             }
         }
         listed.sort();
-        let mut wanted = ids.clone();
+        let mut wanted: Vec<(String, u64)> = ids.iter().map(|id| (id.clone(), 1)).collect();
         wanted.sort();
         assert!(listed == wanted && pages == 4, "{engine:?}: {} ids in {pages} pages", listed.len());
         let gone = target.ids(&alias, Some("bm90IGEgc2Nyb2xs".to_owned()), 10).await;

@@ -378,10 +378,9 @@ pub(super) async fn ids(
     if page.timed_out {
         return Err(TargetError::Unresolved { context: CONTEXT, reason: "timed out".to_owned() });
     }
-    let hits = page.hits.hits.into_iter().map(|hit| (hit._id, hit._version));
-    let (ids, versions): (Vec<String>, Vec<u64>) = hits.unzip();
+    let ids: Vec<(String, u64)> = page.hits.hits.into_iter().map(|hit| (hit._id, hit._version)).collect();
     if !ids.is_empty() {
-        return Ok(IdPage { ids, versions, cursor: Some(page.scroll_id) });
+        return Ok(IdPage { ids, cursor: Some(page.scroll_id) });
     }
     let body = json!({ "scroll_id": page.scroll_id });
     let closing = Call::new("end a listing", Method::DELETE, "/_search/scroll").json(&body);

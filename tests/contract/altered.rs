@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::suite::{PATIENCE, Phase, Plan, Stage, allow_outages};
 use super::writers::Writers;
 use super::{Origin, TABLES, Tag};
-use crate::harness::comparer::compare;
+use crate::harness::comparer::{become_equal, compare};
 use crate::harness::servers::Engine;
 use crate::harness::{poll_until, seed};
 
@@ -98,20 +98,14 @@ async fn all_equal<O: Altered>(stage: &mut Stage<O>) {
     for (schema, table) in O::matching() {
         pairs.push((index(&stage.name, schema, table), format!("{schema}.{table}")));
     }
-    for again in [false, true] {
-        for (index, table) in &pairs {
-            poll_until(&format!("{table} and its index to be equal"), PATIENCE, async || {
-                stage.rowtide.assert_runs();
-                let report = compare(&stage.search.http, index, stage.origin.rows(table).await).await;
-                println!("{table}: {report}");
-                assert!(!again || report.is_equal(), "what was equal did not stay so");
-                if !report.is_equal() {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                report.is_equal().then_some(())
-            })
-            .await;
-        }
-        stage.quiesce().await;
+    for (index, table) in &pairs {
+        become_equal(&stage.search.http, index, PATIENCE, async || stage.origin.rows(table).await).await;
     }
+    stage.quiesce().await;
+    for (index, table) in &pairs {
+        let report = compare(&stage.search.http, index, stage.origin.rows(table).await).await;
+        println!("{table}: {report}");
+        report.assert_equal();
+    }
+    stage.quiesce().await;
 }

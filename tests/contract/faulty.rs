@@ -130,13 +130,7 @@ impl<O: Origin> Rig<O> {
             self.round_trip(PATIENCE).await;
             let (began, seen) = (Instant::now(), self.losses().len());
             self.hit(&[(kind, Fault::HalfOpen, way)]).await;
-            let mut loss = None;
-            while loss.is_none() && began.elapsed() < 4 * SERVER_PATIENCE {
-                self.rowtide.assert_runs();
-                loss = self.losses().into_iter().nth(seen);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            match loss {
+            match self.loss_after(seen, 4 * SERVER_PATIENCE).await {
                 Some(loss) if loss.contains(words) => return began.elapsed(),
                 other => println!("    first: {}", other.as_deref().unwrap_or("nothing was lost")),
             }
@@ -149,13 +143,17 @@ impl<O: Origin> Rig<O> {
         self.rowtide.log().into_iter().filter(is_loss).map(|line| line.text).collect()
     }
 
-    /// The next loss of the source, after so many; it is waited for because of these words.
-    async fn loss_after(&mut self, seen: usize, words: &str) -> String {
-        poll_until(&format!("a loss with {words:?}"), PATIENCE, async || {
+    /// The next loss of the source, after so many; `None` when there is none in this time.
+    async fn loss_after(&mut self, seen: usize, limit: Duration) -> Option<String> {
+        let ends = Instant::now() + limit;
+        loop {
             self.rowtide.assert_runs();
-            self.losses().into_iter().nth(seen)
-        })
-        .await
+            let loss = self.losses().into_iter().nth(seen);
+            if loss.is_some() || Instant::now() > ends {
+                return loss;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// What was waited for, by the state's reason, and in how many status lines.
@@ -283,8 +281,8 @@ async fn half_open<O: Origin>(rig: &mut Rig<O>) {
         Scale::Full => {
             const WORDS: &str = "says nothing, though it was asked for a minute";
             let began = Instant::now();
-            let loss = rig.loss_after(losses, WORDS).await;
-            assert!(loss.contains(WORDS), "{loss}");
+            let loss = rig.loss_after(losses, PATIENCE).await;
+            assert!(loss.as_ref().is_some_and(|loss| loss.contains(WORDS)), "{loss:?}");
             println!("    noticed after {:.1?} more", began.elapsed());
         }
         Scale::Small => rig.hit(&[(Kind::Replication, Fault::Cut, Way::ToServer)]).await,

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde::Deserialize;
@@ -19,6 +20,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::http::Http;
+use super::poll_until;
 use super::rows::{Rows, canonical};
 
 /// How many of each kind a report shows.
@@ -95,6 +97,26 @@ pub(crate) async fn compare(http: &Http, index: &str, mut rows: impl Rows) -> Re
         report.examples.push(format!("extra {id}: {}", cut(&read_one(http, index, id).await)));
     }
     report
+}
+
+/// Waits until `index` holds exactly these rows, which are read anew for each comparison: DDL is noticed within
+/// some seconds.
+pub(crate) async fn become_equal<R: Rows>(
+    http: &Http,
+    index: &str,
+    limit: Duration,
+    mut rows: impl AsyncFnMut() -> R,
+) {
+    poll_until(&format!("{index} to equal its source"), limit, async || {
+        let report = compare(http, index, rows().await).await;
+        if !report.is_equal() {
+            println!("{index}: {report}");
+            // Each comparison opens a listing.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        report.is_equal().then_some(())
+    })
+    .await;
 }
 
 /// Shows two documents from a little before the place where they part.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::comparer::compare;
+use super::comparer::{become_equal, compare};
 use super::http::Http;
 use super::postgres_rows::PostgresRows;
 use super::proxy::Proxy;
@@ -199,16 +199,8 @@ impl Pair {
     pub(crate) async fn become_equal(&mut self) {
         for table in self.tables.clone() {
             let name = format!("public.{table}");
-            poll_until(&format!("{table} and its index to be equal"), PATIENCE, async || {
-                let rows = PostgresRows::open(self.database.client().await, &name).await;
-                let report = compare(&self.http, &self.index(&table), rows).await;
-                if !report.is_equal() {
-                    println!("{table}: {report}");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                report.is_equal().then_some(())
-            })
-            .await;
+            let rows = async || PostgresRows::open(self.database.client().await, &name).await;
+            become_equal(&self.http, &self.index(&table), PATIENCE, rows).await;
         }
         self.rowtide.assert_runs();
         // And they stay so.

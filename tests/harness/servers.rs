@@ -248,7 +248,8 @@ impl Database {
         client(self.port, &self.name).await
     }
 
-    /// `[sources.shop]` for this database, as the superuser; publication and slot carry the database's name, since slots belong to the whole server.
+    /// `[sources.shop]` for this database, as the superuser; publication and slot carry the database's name,
+    /// since slots belong to the whole server.
     pub(crate) fn source_section(&self) -> String {
         self.source_section_through(self.port)
     }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::comparer::compare;
+use crate::harness::comparer::become_equal;
 use crate::harness::pair::{PATIENCE, Pair, Setup};
 use crate::harness::poll_until;
 use crate::harness::postgres_rows::PostgresRows;
@@ -28,17 +28,13 @@ async fn following(sql: &str, lines: &str) -> Pair {
 
 async fn becomes_equal(pair: &mut Pair, schema: &str) {
     let index = format!("{}-{}-products", pair.pipeline(), schema.to_lowercase());
-    poll_until(&format!("{schema} to be equal"), PATIENCE, async || {
-        if pair.http.get(&format!("/{index}*")).await == json!({}) {
-            return None;
-        }
-        // Each comparison opens a listing.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        let table = format!("\"{schema}\".products");
-        let rows = PostgresRows::open(pair.database.client().await, &table).await;
-        compare(&pair.http, &index, rows).await.is_equal().then_some(())
+    poll_until(&format!("the index of {schema}"), PATIENCE, async || {
+        (pair.http.get(&format!("/{index}*")).await != json!({})).then_some(())
     })
     .await;
+    let table = format!("\"{schema}\".products");
+    let rows = async || PostgresRows::open(pair.database.client().await, &table).await;
+    become_equal(&pair.http, &index, PATIENCE, rows).await;
     pair.rowtide.assert_runs();
 }
 

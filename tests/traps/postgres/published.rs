@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::harness::comparer::compare;
+use crate::harness::comparer::become_equal;
 use crate::harness::pair::{PATIENCE, Pair, Setup};
 use crate::harness::poll_until;
 use crate::harness::postgres_rows::PostgresRows;
@@ -14,16 +14,9 @@ const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL, s
     INSERT INTO t SELECT id, id % 10, 'x' FROM generate_series(1, 400) id;";
 
 async fn becomes(pair: &mut Pair, condition: &str) {
-    poll_until(&format!("the index to hold what is {condition}"), PATIENCE, async || {
-        let rows = PostgresRows::open_where(pair.database.client().await, "public.t", condition).await;
-        let report = compare(&pair.http, &pair.index("t"), rows).await;
-        if !report.is_equal() {
-            // Each comparison opens a listing.
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        }
-        report.is_equal().then_some(())
-    })
-    .await;
+    let client = async || pair.database.client().await;
+    let rows = async || PostgresRows::open_where(client().await, "public.t", condition).await;
+    become_equal(&pair.http, &pair.index("t"), PATIENCE, rows).await;
     pair.rowtide.assert_runs();
 }
 

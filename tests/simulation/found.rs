@@ -23,4 +23,5 @@ found! {
     a_truncate_ends_dead_letters,
     a_process_that_stood_still_makes_no_index,
     a_sweep_spares_what_has_a_letter,
+    a_halt_that_ended_the_lanes_is_told,
 }

@@ -19,6 +19,7 @@
 //! | —                  | settled twice   | refused: a settling that was never entered | `settled_twice` |
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sources::budget::Charge;
 use sources::mutant::{Rule, is_left_out};
@@ -69,6 +70,12 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Adds `other` to it.
+    pub fn add(&mut self, other: &Counts) {
+        self.read += other.read;
+        self.ends.add(&other.ends);
+    }
+
     /// Changes that have entered and not ended.
     pub fn in_flight(&self) -> u64 {
         self.read - self.ends.total()
@@ -94,15 +101,39 @@ struct Segment {
     /// Never 0: a settled segment is gone, its position handed to the one before it.
     outstanding: u64,
     /// Durable as soon as this segment and all before it are settled.
-    sealed: Sealed,
+    sealed: Arc<Checkpoint>,
 }
 
-/// A position with the charge that covers it: with many tables it has tens of kilobytes, and a target
-/// that does not answer for hours would make it thousands of them (law 5).
+/// A position with its number in the stream and the charge that covers it: with many tables it has tens of
+/// kilobytes, and a target that does not answer for hours would make it thousands of them (law 5). The
+/// ledgers of several targets share it: positions are sealed, so it is their numbers that are compared.
 #[derive(Debug)]
-struct Sealed {
+pub struct Checkpoint {
+    number: u64,
     position: Position,
     _charge: Option<Charge>,
+}
+
+impl Checkpoint {
+    /// The checkpoint with that number, for free.
+    pub fn new(number: u64, position: Position) -> Arc<Self> {
+        Arc::new(Self { number, position, _charge: None })
+    }
+
+    /// The same, with the charge that covers the position as long as any ledger keeps it.
+    pub fn charged(number: u64, position: Position, charge: Charge) -> Arc<Self> {
+        Arc::new(Self { number, position, _charge: Some(charge) })
+    }
+
+    /// Its place among the checkpoints of this process, from 1 on.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Where the source goes on.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
 }
 
 /// What has entered, what has settled, and which position that makes durable.
@@ -117,7 +148,7 @@ pub struct Ledger {
     /// Something entered since the last checkpoint, settled or not.
     beyond: bool,
     /// Durable and not yet taken.
-    durable: Option<Sealed>,
+    durable: Option<Arc<Checkpoint>>,
     counts: Counts,
 }
 
@@ -145,17 +176,8 @@ impl Ledger {
         SegmentId(self.current)
     }
 
-    /// A checkpoint: everything that entered before it, once settled, makes `position` durable.
-    pub fn seal(&mut self, position: Position) {
-        self.seal_as(Sealed { position, _charge: None });
-    }
-
-    /// The same, with the charge that covers the position as long as it is kept here.
-    pub fn seal_charged(&mut self, position: Position, charge: Charge) {
-        self.seal_as(Sealed { position, _charge: Some(charge) });
-    }
-
-    fn seal_as(&mut self, sealed: Sealed) {
+    /// A checkpoint: everything that entered before it, once settled, makes its position durable.
+    pub fn seal(&mut self, sealed: Arc<Checkpoint>) {
         self.beyond = false;
         if self.open > 0 {
             let outstanding = std::mem::take(&mut self.open);
@@ -198,9 +220,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// The newest durable position, if there is one that was not taken yet.
-    pub fn take_durable(&mut self) -> Option<Position> {
-        self.durable.take().map(|sealed| sealed.position)
+    /// The newest durable checkpoint, if there is one that was not taken yet.
+    pub fn take_durable(&mut self) -> Option<Arc<Checkpoint>> {
+        self.durable.take()
     }
 
     /// Segments that are kept in memory: those with something outstanding, and the open one.
@@ -226,8 +248,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn at(number: u64) -> Position {
-        Position::from_text(number.to_string())
+    impl PartialEq for Checkpoint {
+        fn eq(&self, other: &Self) -> bool {
+            (self.number, &self.position) == (other.number, &other.position)
+        }
+    }
+
+    fn at(number: u64) -> Arc<Checkpoint> {
+        Checkpoint::new(number, Position::from_text(number.to_string()))
+    }
+
+    fn charged(number: u64, charge: Charge) -> Arc<Checkpoint> {
+        Checkpoint::charged(number, Position::from_text(number.to_string()), charge)
     }
 
     fn written(count: u64) -> Ends {
@@ -349,11 +381,11 @@ mod tests {
         let charge = || runtime.block_on(budget.reserve(Class::Log, 1000)).unwrap();
         let mut ledger = Ledger::new();
         let first = ledger.enter(1);
-        ledger.seal_charged(at(1), charge());
+        ledger.seal(charged(1, charge()));
         let second = ledger.enter(1);
-        ledger.seal_charged(at(2), charge());
+        ledger.seal(charged(2, charge()));
         assert_eq!(budget.used(), 2000);
-        ledger.seal_charged(at(3), charge());
+        ledger.seal(charged(3, charge()));
         assert_eq!(budget.used(), 2000, "one position stands for another");
         ledger.settle(second, &written(1)).unwrap();
         assert_eq!(budget.used(), 1000, "merged into the one before it");

@@ -53,6 +53,17 @@ pub struct MemoryStatus {
     pub limit: usize,
 }
 
+/// What is said of one target.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TargetStatus {
+    /// As in `[targets.NAME]`.
+    pub name: String,
+    /// Its part of the counters of law 6, without the rows of reads that the log displaced.
+    pub counts: Counts,
+    /// What its lanes wait for, in words; `None` when nothing.
+    pub waiting_for: Option<String>,
+}
+
 /// What a running pipeline says of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
@@ -62,8 +73,10 @@ pub struct Status {
     pub reason: Option<String>,
     /// What the source says.
     pub source: SourceStatus,
-    /// The counters of law 6.
+    /// The counters of law 6: a change counts once for each target.
     pub counts: Counts,
+    /// What each target says, in the configuration's order.
+    pub targets: Vec<TargetStatus>,
     /// Changes a second that were settled, over the last seconds.
     pub docs_per_s: f64,
     /// From the commit of the newest settled transaction until now while anything is behind; zero

@@ -12,6 +12,8 @@ pub mod field {
     pub const PIPELINE: &str = "pipeline";
     /// Span: the source's name.
     pub const SOURCE: &str = "source";
+    /// The target's name, in lines about one of several.
+    pub const TARGET: &str = "target_name";
     /// What went wrong.
     pub const ERROR: &str = "error";
     /// What a person can do about it.

@@ -7,7 +7,7 @@ use sources::source::{Checked, Finding, SourceError};
 use sources::world::{SharedWorld, within};
 
 use super::Exit;
-use crate::config::{Config, Existing};
+use crate::config::{Config, Existing, PipelineSettings, TargetSettings};
 use crate::shape::{Shape, ShapeError};
 use crate::target::elasticsearch::Elasticsearch;
 use crate::target::{IndexState, Target, TargetError};
@@ -19,7 +19,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub(super) async fn check(config: Config, world: SharedWorld) -> Exit {
     let asked = within(&*world, ANSWER_WITHIN, config.source.source.check()).await;
     let source = asked_source(asked);
-    let target = ask_target(&config, &world).await;
+    let mut targets = Vec::new();
+    for target in &config.targets {
+        let findings = ask_target(target, &config.pipeline, &world).await;
+        targets.extend(findings.into_iter().map(|finding| (format!("target {}", target.name), finding)));
+    }
     let shapes = Shape::faults(&config.pipeline.tables, &source.tables).into_iter().map(|fault| {
         let ShapeError { table, what, fix } = fault;
         Finding { what: format!("{table}: {what}"), fix }
@@ -30,27 +34,26 @@ pub(super) async fn check(config: Config, world: SharedWorld) -> Exit {
     let named = format!("source {}", config.source.name);
     let missing = side(named.clone(), source.missing)
         .chain(side(format!("pipeline {}", config.pipeline.name), shapes.collect()))
-        .chain(side(format!("target {}", config.target.name), target));
+        .chain(targets);
     print(&missing.collect::<Vec<_>>(), &side(named, source.advised).collect::<Vec<_>>())
 }
 
 /// Whether the target answers, lets this user in, and has room under each alias.
-async fn ask_target(config: &Config, world: &SharedWorld) -> Vec<Finding> {
-    let target = match Elasticsearch::new(config.target.client_settings(), world.clone()) {
+async fn ask_target(
+    settings: &TargetSettings,
+    pipeline: &PipelineSettings,
+    world: &SharedWorld,
+) -> Vec<Finding> {
+    let target = match Elasticsearch::new(settings.client_settings(), world.clone()) {
         Ok(target) => target,
         Err(error) => return vec![target_finding(error)],
     };
     let mut findings = Vec::new();
     // What a pattern matches is known when it runs.
-    for table in config.pipeline.tables.iter().filter(|table| !sources::pattern::is_pattern(&table.table)) {
+    for table in pipeline.tables.iter().filter(|table| !sources::pattern::is_pattern(&table.table)) {
         match within(&**world, ANSWER_WITHIN, target.index(&table.index)).await {
             Some(Ok(Some(index))) => {
-                findings.extend(judge_index(
-                    &table.index,
-                    &index,
-                    &config.pipeline.name,
-                    config.target.existing,
-                ));
+                findings.extend(judge_index(&table.index, &index, &pipeline.name, settings.existing));
             }
             Some(Ok(None)) => {}
             // What refuses one question refuses the others.

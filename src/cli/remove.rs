@@ -15,7 +15,7 @@ use sources::source::{Finding, Removed, SourceError};
 use sources::world::{SharedWorld, within};
 
 use super::{Exit, check};
-use crate::config::Config;
+use crate::config::{Config, TargetSettings};
 use crate::lease::{Claim, Lease, LeaseError, Waiting};
 use crate::retry::Halt;
 use crate::store::{Kept, Sqlite};
@@ -68,6 +68,14 @@ struct Removal {
     failed: u32,
 }
 
+/// A target, and what is known of the pipeline's state there.
+struct AtTarget {
+    name: String,
+    /// `None` when it cannot be talked to.
+    target: Option<Arc<dyn Target>>,
+    state: State,
+}
+
 /// What is known of the pipeline's state in the target.
 enum State {
     /// There is none.
@@ -87,11 +95,7 @@ impl Removal {
             None => Kept::default(),
         };
         self.judge_letters(kept)?;
-        let target = self.target();
-        let state = match &target {
-            Some(target) => self.hold(target.clone(), store.as_ref()).await?,
-            None => State::Unknown,
-        };
+        let held = self.hold_all(store.as_ref()).await?;
         let removed = within(&*self.world, ANSWER_WITHIN, self.config.source.source.remove()).await;
         let removed = removed.unwrap_or_else(|| {
             let reason = format!("no answer within {} s", ANSWER_WITHIN.as_secs());
@@ -99,20 +103,52 @@ impl Removal {
             Removed { unfinished, ..Removed::default() }
         });
         if let Some(SourceError::Halt { state: "slot-active", what, hint }) = removed.unfinished {
-            if let State::Held(lease, _) = state {
-                self.give_back(&lease).await;
-            }
+            self.give_back_all(held).await;
             return Err(Halt { state: "slot-active", what, hint });
         }
         self.source(removed);
-        self.quarantine(&state).await;
-        let indices_are_done = match (&target, &state) {
-            (Some(target), State::None | State::Held(..)) => self.indices(&**target, &state).await,
-            _ => false,
-        };
+        self.quarantine(&held).await;
+        let mut ended = Vec::with_capacity(held.len());
+        for AtTarget { name, target, state } in held {
+            let indices_are_done = match (&target, &state) {
+                (Some(target), State::None | State::Held(..)) => self.indices(&name, &**target, &state).await,
+                _ => false,
+            };
+            ended.push((name, state, indices_are_done));
+        }
         self.forget(store, kept).await;
-        self.state(state, indices_are_done).await;
+        for (name, state, indices_are_done) in ended {
+            self.state(&name, state, indices_are_done).await;
+        }
         Ok(())
+    }
+
+    /// The lease of every target that can be asked, or of none.
+    async fn hold_all(&mut self, store: Option<&Sqlite>) -> Result<Vec<AtTarget>, Halt> {
+        let mut held = Vec::new();
+        for settings in self.config.targets.clone() {
+            let target = self.target(&settings);
+            let state = match &target {
+                Some(target) => self.hold(target.clone(), store).await,
+                None => Ok(State::Unknown),
+            };
+            match state {
+                Ok(state) => held.push(AtTarget { name: settings.name, target, state }),
+                Err(halt) => {
+                    self.give_back_all(held).await;
+                    return Err(halt);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    async fn give_back_all(&self, held: Vec<AtTarget>) {
+        for at in held {
+            if let State::Held(lease, _) = at.state {
+                self.give_back(&lease).await;
+            }
+        }
     }
 
     fn judge_letters(&self, kept: Kept) -> Result<(), Halt> {
@@ -126,8 +162,8 @@ impl Removal {
         })
     }
 
-    fn target(&mut self) -> Option<Arc<dyn Target>> {
-        match Elasticsearch::new(self.config.target.client_settings(), self.world.clone()) {
+    fn target(&mut self, settings: &TargetSettings) -> Option<Arc<dyn Target>> {
+        match Elasticsearch::new(settings.client_settings(), self.world.clone()) {
             Ok(target) => Some(Arc::new(target)),
             Err(error) => {
                 self.failed_at("target", &error.to_string());
@@ -192,10 +228,9 @@ impl Removal {
     }
 
     /// Law 3: without the state document, the next start would not know that it has to wait.
-    async fn quarantine(&self, state: &State) {
-        if let State::Held(lease, _) = state
-            && !lease.found_clean()
-        {
+    async fn quarantine(&self, held: &[AtTarget]) {
+        let unclean = |at: &AtTarget| matches!(&at.state, State::Held(lease, _) if !lease.found_clean());
+        if held.iter().any(unclean) {
             let seconds = QUARANTINE.as_secs();
             println!(
                 "waiting {seconds} s: the last process did not end in order, and may have requests under way"
@@ -224,8 +259,8 @@ impl Removal {
 
     /// Every index of this pipeline: those of the configuration, and those that the state names. Whether
     /// all of them are as they should be.
-    async fn indices(&mut self, target: &dyn Target, state: &State) -> bool {
-        let side = format!("target {}", self.config.target.name);
+    async fn indices(&mut self, name: &str, target: &dyn Target, state: &State) -> bool {
+        let side = format!("target {name}");
         let mut aliases: Vec<String> =
             self.config.pipeline.tables.iter().map(|table| table.index.clone()).collect();
         if let State::Held(_, document) = state {
@@ -287,8 +322,8 @@ impl Removal {
     }
 
     /// The state document goes last: as long as an index may still have to be deleted, it names it.
-    async fn state(&mut self, state: State, indices_are_done: bool) {
-        let side = format!("target {}", self.config.target.name);
+    async fn state(&mut self, name: &str, state: State, indices_are_done: bool) {
+        let side = format!("target {name}");
         let State::Held(lease, _) = state else { return };
         if !indices_are_done {
             self.give_back(&lease).await;

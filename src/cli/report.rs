@@ -5,14 +5,17 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::memory::resident;
-use crate::status::Status;
+use crate::status::{Status, TargetStatus};
 use crate::telemetry::field;
 
 /// How often a status line is written while nothing changes.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
 
-/// Writes one status line.
+/// Writes one status line; before it one for each target, if there are several.
 pub(super) fn log(status: &Status) {
+    if status.targets.len() > 1 {
+        status.targets.iter().for_each(log_target);
+    }
     let Status { source, counts, memory, .. } = status;
     let millis = |time: Duration| time.as_millis() as u64;
     info!(
@@ -40,5 +43,20 @@ pub(super) fn log(status: &Status) {
         { field::RSS } = resident(),
         { field::CHECKPOINT_AGE_MS } = status.checkpoint_age.map(millis),
         "status"
+    );
+}
+
+fn log_target(TargetStatus { name, counts, waiting_for }: &TargetStatus) {
+    info!(
+        { field::TARGET } = name,
+        { field::REASON } = waiting_for,
+        { field::READ } = counts.read,
+        { field::WRITTEN } = counts.ends.written,
+        { field::STALE } = counts.ends.stale,
+        { field::SUPERSEDED } = counts.ends.superseded,
+        { field::FILTERED } = counts.ends.filtered,
+        { field::DEAD_LETTERED } = counts.ends.dead_lettered,
+        { field::IN_FLIGHT } = counts.in_flight(),
+        "status of a target"
     );
 }

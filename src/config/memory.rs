@@ -36,19 +36,34 @@ pub struct Memory {
 /// The byte budget under `max_rss`:
 ///
 /// ```text
-/// (max_rss − 24 MiB floor − (readers + 5) × document_bytes_max) × 3/4
+/// (max_rss − 24 MiB floor − (readers + 4 + copies) × document_bytes_max) × 3/4
 /// ```
-/// So many maximal documents may be held without a charge; a quarter of the rest is left for what the
+/// `copies` is how many targets a document goes to. /// So many maximal documents may be held without a charge; a quarter of the rest is left for what the
 /// allocator rounds up and returns late. `None` when less than [`BUDGET_BYTES_MIN`] is left.
-pub fn budget_bytes(max_rss: usize, document_bytes_max: usize, readers: usize) -> Option<usize> {
-    let uncharged = document_bytes_max.checked_mul(readers + DOCUMENTS_BESIDE_READERS)?;
+pub fn budget_bytes(
+    max_rss: usize,
+    document_bytes_max: usize,
+    readers: usize,
+    copies: usize,
+) -> Option<usize> {
+    let uncharged = document_bytes_max.checked_mul(documents(readers, copies))?;
     let rest = max_rss.checked_sub(FLOOR_BYTES)?.checked_sub(uncharged)?;
     let budget = rest / 4 * 3;
     (budget >= BUDGET_BYTES_MIN).then_some(budget)
 }
 
-/// Reads `[memory]`; `readers` is how many connections read beside the log.
-pub(super) fn read(section: Option<Section<'_>>, readers: usize, problems: &mut Problems) -> Memory {
+/// Maximal documents that may be held uncharged.
+fn documents(readers: usize, copies: usize) -> usize {
+    readers + DOCUMENTS_BESIDE_READERS + copies.saturating_sub(1)
+}
+
+/// Reads `[memory]`; `readers` is how many connections read beside the log, `copies` how many targets there are.
+pub(super) fn read(
+    section: Option<Section<'_>>,
+    readers: usize,
+    copies: usize,
+    problems: &mut Problems,
+) -> Memory {
     let (mut max_rss, mut document_bytes_max) = (MAX_RSS_DEFAULT, MAX_RSS_DEFAULT / DOCUMENT_PART);
     let mut place = Place::Line(1);
     let path = KeyPath::default().key("memory").key("max_rss");
@@ -60,8 +75,8 @@ pub(super) fn read(section: Option<Section<'_>>, readers: usize, problems: &mut 
         place = entry.map_or(section.place.clone(), |entry| entry.place.clone());
         section.finish(problems);
     }
-    let budget = budget_bytes(max_rss, document_bytes_max, readers);
-    if let Some(what) = too_small(budget, max_rss, document_bytes_max, readers) {
+    let budget = budget_bytes(max_rss, document_bytes_max, readers, copies);
+    if let Some(what) = too_small(budget, max_rss, document_bytes_max, (readers, copies)) {
         let fix = "raise memory.max_rss, or lower memory.document_bytes_max or the source's readers";
         problems.add(&place, &path, what, fix);
     }
@@ -72,7 +87,7 @@ fn too_small(
     budget: Option<usize>,
     max_rss: usize,
     document_bytes_max: usize,
-    readers: usize,
+    (readers, copies): (usize, usize),
 ) -> Option<String> {
     match budget {
         None => Some(format!(
@@ -80,12 +95,12 @@ fn too_small(
             mib(max_rss),
             mib(BUDGET_BYTES_MIN),
             mib(FLOOR_BYTES),
-            readers + DOCUMENTS_BESIDE_READERS,
+            documents(readers, copies),
             mib(document_bytes_max),
         )),
         // Reads hold at most half of the budget, and a document is held twice while it is rendered.
-        Some(budget) if document_bytes_max > budget / 4 => Some(format!(
-            "documents of {} do not fit: one may take a quarter of the budget, which is {}",
+        Some(budget) if document_bytes_max.saturating_mul(copies) > budget / 4 => Some(format!(
+            "documents of {} do not fit: one, with a copy for each target, may take a quarter of the budget, which is {}",
             mib(document_bytes_max),
             mib(budget),
         )),
@@ -109,15 +124,24 @@ mod tests {
 
     #[test]
     fn the_budget_is_three_quarters_of_what_floor_and_documents_leave() {
-        assert_eq!(budget_bytes(256 * MIB, 8 * MIB, 2), Some((256 - 24 - 56) * MIB / 4 * 3));
-        assert_eq!(budget_bytes(128 * MIB, 4 * MIB, 2), Some((128 - 24 - 28) * MIB / 4 * 3));
+        assert_eq!(budget_bytes(256 * MIB, 8 * MIB, 2, 1), Some((256 - 24 - 56) * MIB / 4 * 3));
+        assert_eq!(budget_bytes(128 * MIB, 4 * MIB, 2, 1), Some((128 - 24 - 28) * MIB / 4 * 3));
+    }
+
+    #[test]
+    fn each_target_has_a_copy_of_a_document() {
+        assert_eq!(budget_bytes(256 * MIB, 8 * MIB, 2, 3), Some((256 - 24 - 72) * MIB / 4 * 3));
+        let budget = budget_bytes(64 * MIB, 2 * MIB, 2, 4);
+        assert!(
+            too_small(budget, 64 * MIB, 2 * MIB, (2, 4)).is_some_and(|what| what.contains("each target"))
+        );
     }
 
     #[test]
     fn a_bound_that_leaves_too_little_is_refused() {
-        assert_eq!(budget_bytes(32 * MIB, MIB, 2), None);
-        assert_eq!(budget_bytes(8 * MIB, MIB, 2), None);
-        assert_eq!(budget_bytes(usize::MAX, usize::MAX / 2, 2), None);
-        assert!(budget_bytes(48 * MIB, 48 * MIB / DOCUMENT_PART, 2).is_some());
+        assert_eq!(budget_bytes(32 * MIB, MIB, 2, 1), None);
+        assert_eq!(budget_bytes(8 * MIB, MIB, 2, 1), None);
+        assert_eq!(budget_bytes(usize::MAX, usize::MAX / 2, 2, 1), None);
+        assert!(budget_bytes(48 * MIB, 48 * MIB / DOCUMENT_PART, 2, 1).is_some());
     }
 }

@@ -45,8 +45,8 @@ pub struct Config {
     pub memory: Memory,
     /// Where changes come from.
     pub source: SourceSettings,
-    /// Where documents go.
-    pub target: TargetSettings,
+    /// Where documents go: to each of them, in the pipeline's order; never empty.
+    pub targets: Vec<TargetSettings>,
     /// What is done between them.
     pub pipeline: PipelineSettings,
 }
@@ -104,7 +104,6 @@ fn judge(
     section.finish(problems);
 
     let readers = source_sections.iter().map(|(_, section)| source::readers(section)).max().unwrap_or(0);
-    let memory = memory::read(memory_section, readers, problems);
     for sections in [&source_sections, &target_sections, &pipeline_sections] {
         sections.iter().for_each(|(name, section)| judge_name(name, section, problems));
     }
@@ -114,6 +113,8 @@ fn judge(
     let source_names = names(&source_sections);
     let target_names = names(&target_sections);
     let named = one_pipeline(pipeline_sections, &source_names, &target_names, problems);
+    let copies = named.as_ref().map_or(1, |named| named.targets.len().max(1));
+    let memory = memory::read(memory_section, readers, copies, problems);
 
     let tables_of = |source: &str| match &named {
         Some(named) if named.source.as_deref() == Some(source) => named
@@ -134,20 +135,45 @@ fn judge(
             source = source.or(source::read(&name, section, &around, problems));
         }
     }
-    let mut target = None;
+    let mut targets = Vec::new();
     for (name, section) in target_sections {
-        let used = named.as_ref().is_none_or(|named| named.target.as_ref().is_none_or(|used| *used == name));
-        if judge_use(used, &section, problems) {
-            target = target.or(Some(target::read(&name, section, folder, problems)));
+        let is_used = |named: &pipeline::Named| named.targets.is_empty() || named.targets.contains(&name);
+        let (place, path) = (section.place.clone(), section.path.clone());
+        if judge_use(named.as_ref().is_none_or(is_used), &section, problems) {
+            let target = target::read(&name, section, folder, problems);
+            judge_nodes(&target, &targets, &place, &path, problems);
+            targets.push(target);
         }
+    }
+    let order = |target: &TargetSettings| {
+        named.as_ref().and_then(|named| named.targets.iter().position(|name| *name == target.name))
+    };
+    targets.sort_by_key(order);
+    if targets.is_empty() {
+        return None;
     }
     Some(Config {
         data_dir: folder.join(data_dir?),
         memory,
         source: source?,
-        target: target?,
+        targets,
         pipeline: named?.pipeline,
     })
+}
+
+/// Two targets of a pipeline are two clusters: in one, both would write the same indices under one lease.
+fn judge_nodes(
+    target: &TargetSettings,
+    others: &[TargetSettings],
+    place: &Place,
+    path: &KeyPath,
+    problems: &mut Problems,
+) {
+    let same = |other: &&TargetSettings| other.nodes.iter().any(|node| target.nodes.contains(node));
+    if let Some(other) = others.iter().find(same) {
+        let what = format!("has a node of [targets.{}]: they would be one cluster", other.name);
+        problems.add(place, &path.key("nodes"), what, "name the nodes of another cluster, or remove one");
+    }
 }
 
 /// Exactly one pipeline, for now.

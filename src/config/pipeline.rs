@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sources::{OnDrop, pattern};
 
-use super::problem::Problems;
+use super::problem::{KeyPath, Place, Problems};
 use super::section::{Section, suggestion};
 
 /// A pipeline's section.
@@ -37,7 +37,8 @@ pub struct TableShape {
 pub(super) struct Named {
     pub(super) pipeline: PipelineSettings,
     pub(super) source: Option<String>,
-    pub(super) target: Option<String>,
+    /// In the pipeline's order; empty when what it names is not there.
+    pub(super) targets: Vec<String>,
 }
 
 /// Where Rowtide keeps its own state in a target.
@@ -72,7 +73,7 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Named {
     let source = refer(&mut section, "source", sources, problems);
-    let target = refer(&mut section, "target", targets, problems);
+    let targets = read_targets(&mut section, targets, problems);
     let place = section.place.clone();
     let path = section.path.key("tables");
     let mut tables = Vec::new();
@@ -95,7 +96,7 @@ pub(super) fn read(
         problems.add(&place, &path, "names no table", fix);
     }
     section.finish(problems);
-    Named { pipeline: PipelineSettings { name: name.to_owned(), tables }, source, target }
+    Named { pipeline: PipelineSettings { name: name.to_owned(), tables }, source, targets }
 }
 
 /// A name of another section, which must be there.
@@ -106,16 +107,53 @@ fn refer(
     problems: &mut Problems,
 ) -> Option<String> {
     let name = section.required_text(key, names.first().unwrap_or(&"shop"), problems)?;
-    if names.contains(&name.as_str()) {
-        return Some(name);
-    }
     let place = section.entry(key).map_or(section.place.clone(), |entry| entry.place.clone());
+    is_there(&name, names, &format!("{key}s"), (&place, &section.path.key(key)), problems).then_some(name)
+}
+
+/// Whether a name stands for a section `[KIND.NAME]`.
+fn is_there(
+    name: &str,
+    names: &[&str],
+    kind: &str,
+    (place, path): (&Place, &KeyPath),
+    problems: &mut Problems,
+) -> bool {
+    if names.contains(&name) {
+        return true;
+    }
     let fix = match names {
-        [] => format!("add [{key}s.{name}]"),
-        _ => suggestion(&name, names).replace("the keys here are", "there is"),
+        [] => format!("add [{kind}.{name}]"),
+        _ => suggestion(name, names).replace("the keys here are", "there is"),
     };
-    problems.add(&place, &section.path.key(key), format!("there is no [{key}s.{name}]"), fix);
-    None
+    problems.add(place, path, format!("there is no [{kind}.{name}]"), fix);
+    false
+}
+
+/// `target = "a"`, or `targets = ["a", "b"]`: every change goes to each of them.
+fn read_targets(section: &mut Section<'_>, names: &[&str], problems: &mut Problems) -> Vec<String> {
+    let Some(entry) = section.entry("targets") else {
+        return refer(section, "target", names, problems).into_iter().collect();
+    };
+    let (place, path) = (entry.place.clone(), section.path.key("targets"));
+    if section.entry("target").is_some() {
+        problems.add(&place, &path, "is given beside target", "keep one of the two");
+        return Vec::new();
+    }
+    let Some(targets) = section.texts("targets", problems) else { return Vec::new() };
+    if targets.is_empty() {
+        problems.add(&place, &path, "names no target", "targets = [\"search\"]");
+    }
+    let mut kept: Vec<String> = Vec::new();
+    for (number, name) in targets.into_iter().enumerate() {
+        let path = path.index(number);
+        if kept.contains(&name) {
+            problems.add(&place, &path, format!("{name:?} is there twice"), "remove it");
+        } else if is_there(&name, names, "targets", (&place, &path), problems) {
+            kept.push(name);
+        }
+    }
+    kept
 }
 
 fn read_table(name: &str, mut section: Section<'_>, problems: &mut Problems) -> TableShape {

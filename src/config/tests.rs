@@ -131,7 +131,7 @@ fn a_good_file_gives_every_setting_with_its_default() {
     assert_eq!(config.memory.document_bytes_max, 4 << 20);
     assert_eq!(config.memory.budget_bytes, (128 - 24 - 28) * (1 << 20) / 4 * 3);
     assert_eq!((config.source.name.as_str(), config.source.kind), ("shop", "fake"));
-    let target = &config.target;
+    let target = &config.targets[0];
     assert_eq!(target.nodes, ["http://127.0.0.1:9200"]);
     assert_eq!((target.lanes, target.bulk_bytes_max, target.bulk_count_max), (4, 5 << 20, 5_000));
     assert_eq!((target.linger, target.existing), (Duration::from_millis(20), Existing::Refuse));
@@ -242,7 +242,7 @@ fn an_unknown_source_names_those_there_are() {
 #[test]
 fn variables_are_filled_in_and_a_missing_one_is_a_problem() {
     let text = with("\"es-secret\"", "\"a${ONE}b$${TWO}c${ONE}\"");
-    let Auth::Basic { password, .. } = load_good(&text, &[("ONE", "1")]).target.auth else { panic!() };
+    let Auth::Basic { password, .. } = &load_good(&text, &[("ONE", "1")]).targets[0].auth else { panic!() };
     assert_eq!(password.expose(), "a1b${TWO}c1");
     let found = errors(&text.replace("rowtide\"\n", "${OPEN\"\n"), &[]);
     assert_lines(
@@ -270,10 +270,10 @@ fn overrides_find_their_key_whatever_its_case_and_take_the_kind_it_wants() {
             ("ROWTIDE__DATA_DIR", "/var/lib/${NOT_A_VARIABLE}"),
         ],
     );
-    assert_eq!(config.target.lanes, 8);
-    let Auth::Basic { password, .. } = &config.target.auth else { panic!() };
+    assert_eq!(config.targets[0].lanes, 8);
+    let Auth::Basic { password, .. } = &config.targets[0].auth else { panic!() };
     assert_eq!(password.expose(), "0123", "text that looks like a number stays text");
-    assert_eq!(config.target.nodes, ["http://a:1", "http://b:2"]);
+    assert_eq!(config.targets[0].nodes, ["http://a:1", "http://b:2"]);
     assert_eq!(config.memory.budget_bytes, (128 - 24 - 32) * (1 << 20) / 4 * 3, "three readers");
     assert_eq!(config.pipeline.tables[0].index, "goods");
     assert_eq!(config.pipeline.tables[1].columns, Some(vec!["id".to_owned(), "mail".to_owned()]));
@@ -320,9 +320,9 @@ fn secrets_are_read_from_files_and_never_printed() {
         Ok(config) => config,
         Err(problems) => panic!("{}", listing(problems)),
     };
-    let Auth::ApiKey(key) = &config.target.auth else { panic!("{:?}", config.target.auth) };
+    let Auth::ApiKey(key) = &config.targets[0].auth else { panic!("{:?}", config.targets[0].auth) };
     assert_eq!(key.expose(), "api-secret");
-    assert!(!format!("{:?}", config.target).contains("secret"), "{:?}", config.target);
+    assert!(!format!("{:?}", config.targets[0]).contains("secret"), "{:?}", config.targets[0]);
     assert_eq!(key.to_string(), "***");
 
     std::fs::remove_file(folder.join("key")).unwrap();

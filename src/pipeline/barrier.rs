@@ -4,6 +4,7 @@
 //! Found by listing, which begins with a refresh, never by `_delete_by_query`: that misses what was not
 //! refreshed, and races with the lanes (ATTACKS A13).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sources::budget::{Budget, BudgetError, Charge};
@@ -12,6 +13,7 @@ use sources::mutant::{Rule, is_left_out};
 use sources::position::{Offset, Version};
 use sources::world::BoxFuture;
 
+use super::branch::Branch;
 use super::insist::insist;
 use super::intake::Intake;
 use super::{PipelineError, SharedTarget};
@@ -83,36 +85,53 @@ impl Intake {
         while !is_left_out(Rule::BarrierDrainsFirst) && self.drain().await? > 0 {
             self.world.sleep(UNRESOLVED_LOOK_EVERY).await;
         }
-        let (target, world) = (self.target.clone(), self.world.clone());
+        let mut deleted = 0;
+        for branch in 0..self.branches.len() {
+            deleted += self.delete_at(branch, number, &alias, version, below).await?;
+        }
+        Ok(deleted)
+    }
+
+    /// The same at one target.
+    async fn delete_at(
+        &mut self,
+        branch: usize,
+        number: usize,
+        alias: &Arc<str>,
+        version: Version,
+        below: Option<Version>,
+    ) -> Result<u64, PipelineError> {
+        let Some(Branch { target, letters, .. }) = self.branches.get(branch) else { return Ok(0) };
+        let (target, letters, world) = (target.clone(), letters.clone(), self.world.clone());
         let status = self.status.clone();
         let waits = |why: &str| super::waits(&status, why);
         // What never got into the index is gone from the table as well: sent again, it would come back.
         // What was read again has a newer letter, or none.
         if !is_left_out(Rule::BarrierEndsLetters) {
             let upto = below.map_or(version, |below| Version::from_target(below.get().saturating_sub(1)));
-            self.letters.cleared(&alias, upto).await.map_err(Halt::from)?;
+            letters.cleared(alias, upto).await.map_err(Halt::from)?;
         }
         let size = self.barrier.page();
         let mut cursor: Option<String> = None;
         let mut deleted = 0;
         loop {
             let after = cursor.clone();
-            let page = insist(&world, &waits, || page_of(&target, &alias, after.clone(), size)).await?;
+            let page = insist(&world, &waits, || page_of(&target, alias, after.clone(), size)).await?;
             // A letter that is left is of a row that is there: its delete here would end it.
-            let has_letter = |id: &str| {
-                self.letters.holds(&alias, id.as_bytes()) && !is_left_out(Rule::SweepsSpareLetters)
-            };
+            let has_letter =
+                |id: &str| letters.holds(alias, id.as_bytes()) && !is_left_out(Rule::SweepsSpareLetters);
             let is_old = |id: &str, held: u64| below.is_none_or(|it| held < it.get() && !has_letter(id));
             let old = page.ids.iter().filter(|(id, held)| is_old(id, *held));
             let ids: Vec<&String> = old.map(|(id, _)| id).collect();
             if !ids.is_empty() {
                 deleted += ids.len() as u64;
-                let segment = self.ledger.enter(ids.len() as u64);
+                let Some(Branch { ledger, lanes, .. }) = self.branches.get_mut(branch) else { return Ok(0) };
+                let segment = ledger.enter(ids.len() as u64);
                 // Their bytes are the barrier's own.
                 let entered = Entered { segment, charge: 0 };
                 let deletes = ids.iter().filter_map(|id| self.shape.delete(number, id, version, entered));
-                let deletes = deletes.collect();
-                self.submit(deletes, self.budget.nothing())?;
+                // Lanes that have halted say why through their events.
+                let _ = lanes.submit(deletes.collect(), self.budget.nothing());
                 self.drain().await?;
             }
             cursor = page.cursor;

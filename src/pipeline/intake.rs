@@ -3,24 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sources::budget::{Budget, Charge};
 use sources::change::{Change, Item};
 use sources::mutant::{Rule, is_left_out};
 use sources::position::{Epoch, Offset, Position, Version};
 use sources::queue::{Batch, Costs, Inlet};
 use sources::source::{Resume, SourceError, StatusSender};
-use sources::world::{BoxFuture, Moment, SharedWorld, Task};
+use sources::world::{BoxFuture, Moment, SharedWorld};
 use tokio::sync::{mpsc, watch};
 
 use super::barrier::Barrier;
+use super::branch::{Branch, drained, newest_durable, next_event};
 use super::saver::Saver;
-use super::{PipelineError, SharedTarget, SourceEnd, judge_source};
-use crate::dead_letters::DeadLetters;
-use crate::lanes::{Action, Event, LaneStatus, Lanes};
-use crate::lease::Lease;
-use crate::ledger::{Counts, Ledger};
+use super::{PipelineError, SourceEnd, judge_source};
+use crate::lanes::{Action, Event, Lanes};
+use crate::ledger::{Checkpoint, Counts};
 use crate::retry::Halt;
 use crate::shape::{Entered, Shape};
-use crate::status::{State, Status};
+use crate::status::{State, Status, TargetStatus};
 use crate::store::Store;
 
 /// Between two updates of the status.
@@ -44,31 +44,26 @@ pub(super) enum Ended {
 pub(super) struct Intake {
     pub(super) world: SharedWorld,
     pub(super) pipeline: String,
-    pub(super) target: SharedTarget,
     pub(super) shape: Shape,
-    pub(super) lanes: Lanes,
-    pub(super) events: mpsc::UnboundedReceiver<Event>,
-    pub(super) ledger: Ledger,
-    pub(super) lease: Arc<Lease>,
+    /// One for each target; never empty.
+    pub(super) branches: Vec<Branch>,
+    /// Checkpoints of this process so far.
+    pub(super) checkpoints: u64,
     pub(super) saver: Saver,
     pub(super) barrier: Barrier,
-    pub(super) letters: Arc<dyn DeadLetters>,
     pub(super) epoch: Epoch,
     /// The highest version issued by this process, or the ceiling of the one before.
     pub(super) highest: u64,
     pub(super) status: Arc<watch::Sender<Status>>,
     pub(super) source_status: StatusSender,
-    /// Tells when an index is not ours any more, or the lease was lost.
+    /// Tells when an index is not ours any more, or a lease was lost.
     pub(super) watched: mpsc::UnboundedReceiver<Halt>,
-    pub(super) watchers: Vec<Task>,
     /// How the last process ended; nothing was read since.
     pub(super) clean: bool,
     /// The end may be told as a clean one: the last one was, or the source's history was found to go
     /// on. A start that halts at a broken history must not make the next one believe it.
     pub(super) is_trusted: bool,
-    /// Until then requests of the last process may still be executed.
-    pub(super) quarantine_ends: Moment,
-    pub(super) budget: sources::budget::Budget,
+    pub(super) budget: Budget,
     pub(super) documents: Rate,
     /// A first checkpoint is kept: from then on the index is filled by this store.
     pub(super) has_position: bool,
@@ -89,25 +84,30 @@ impl Intake {
         first: Offset,
         store: &dyn Store,
     ) -> Result<(), PipelineError> {
-        let state = self.lease.document();
-        let known = state.identity == identity && self.has_position;
+        let states: Vec<_> = self.branches.iter().map(|branch| branch.lease.document()).collect();
+        let ceiling = states.iter().map(|state| state.ceiling).max().unwrap_or_default();
+        let base = states.first().map_or(0, |state| state.base);
+        // One version for all targets: an update of their documents that was cut short is begun anew.
+        let agreed = states.iter().all(|state| state.identity == identity && state.base == base);
+        let known = agreed && self.has_position;
         let base = if known {
-            state.base
-        } else if state.ceiling == 0 || is_left_out(Rule::BaseIsRaised) {
+            base
+        } else if ceiling == 0 || is_left_out(Rule::BaseIsRaised) {
             // Nothing was ever issued: versions are the source's own offsets.
             0
         } else {
-            Epoch::after(state.ceiling, first).base
+            Epoch::after(ceiling, first).base
         };
         self.epoch = Epoch { base };
         if !known {
             tracing::info!(identity, base, "a new history: its versions lie above all that were issued");
-            self.lease
-                .update(|state| {
+            for branch in &self.branches {
+                let adopt = branch.lease.update(|state| {
                     identity.clone_into(&mut state.identity);
                     state.base = base;
-                })
-                .await?;
+                });
+                adopt.await?;
+            }
         }
         store.identify(&self.pipeline, identity).await?;
         // From here on changes are emitted; what failed to open before has emitted none.
@@ -132,13 +132,13 @@ impl Intake {
             let _ = told.send(reading.await);
         };
         let _task = self.world.spawn(Box::pin(reader));
-        let read_before = self.ledger.counts().read;
+        let read_before = self.read();
         let mut tick = self.world.sleep(STATUS_EVERY);
         let mut end = None;
         loop {
             let step = tokio::select! {
                 biased;
-                event = self.events.recv() => self.hear(event),
+                (number, event) = next_event(&mut self.branches) => self.hear(number, event),
                 halt = self.watched.recv() => halted(halt),
                 halt = self.saver.failed() => Err(halt.into()),
                 result = &mut ended, if end.is_none() => {
@@ -164,7 +164,7 @@ impl Intake {
                 return Ended::Failed(error);
             }
         }
-        let moved = self.ledger.counts().read > read_before;
+        let moved = self.read() > read_before;
         match end {
             None | Some(Ok(())) => Ended::Stopped,
             Some(Err(error)) => match judge_source(error) {
@@ -183,52 +183,64 @@ impl Intake {
         let highest = items.iter().filter_map(place_of).max();
         if let Some(offset) = highest {
             let version = self.version(offset)?;
-            self.lease.ensure_ceiling(version.get()).await?;
+            for branch in &self.branches {
+                branch.lease.ensure_ceiling(version.get()).await?;
+            }
             self.highest = self.highest.max(version.get());
         }
-        let mut actions = Vec::with_capacity(items.len());
+        let mut actions = self.outgoing(items.len());
         for item in items {
             match item {
-                Item::Change(change) => {
-                    actions.push(self.action(&change)?);
-                }
+                Item::Change(change) => self.action(&change, &mut actions)?,
                 Item::Checkpoint(position) => {
                     let bytes = self.costs().of_checkpoint(&position);
-                    self.ledger.seal_charged(position, charge.split(bytes));
-                    self.save_durable().await?;
+                    self.seal(position, charge.split(bytes)).await?;
                 }
                 Item::Clear { table, offset } => {
-                    self.submit_before(&mut actions, &mut charge)?;
+                    self.submit_before(&mut actions, &mut charge);
                     self.clear(&table, offset).await?;
                 }
                 Item::Sweep { table, below, offset } => {
-                    self.submit_before(&mut actions, &mut charge)?;
+                    self.submit_before(&mut actions, &mut charge);
                     self.sweep(&table, below, offset).await?;
                 }
             }
         }
-        self.submit(actions, charge)
+        self.submit(actions, charge);
+        Ok(())
+    }
+
+    /// Room for the actions of each target.
+    fn outgoing(&self, capacity: usize) -> Vec<Vec<Action>> {
+        self.branches.iter().map(|_| Vec::with_capacity(capacity)).collect()
     }
 
     /// What came before a barrier goes into the lanes, with its part of the charge.
-    fn submit_before(
-        &mut self,
-        actions: &mut Vec<Action>,
-        charge: &mut sources::budget::Charge,
-    ) -> Result<(), PipelineError> {
-        let part = actions.iter().map(|action| action.charge).sum();
-        self.submit(std::mem::take(actions), charge.split(part))
+    fn submit_before(&mut self, actions: &mut Vec<Vec<Action>>, charge: &mut Charge) {
+        let part = actions.iter().map(|own| cost_of(own)).sum();
+        let before = std::mem::replace(actions, self.outgoing(0));
+        self.submit(before, charge.split(part));
     }
 
-    fn action(&mut self, change: &Change) -> Result<Action, PipelineError> {
+    /// Renders a change, once, and hands each target its copy.
+    fn action(&mut self, change: &Change, actions: &mut [Vec<Action>]) -> Result<(), PipelineError> {
         let version = self.version(change.offset)?;
-        let entered = Entered { segment: self.ledger.enter(1), charge: self.costs().of_change(change) };
-        self.shape.render(change, version, entered).map_err(|error| PipelineError::from(Halt::from(error)))
+        let charge = self.costs().of_change(change) / self.branches.len().max(1);
+        let mut pairs = self.branches.iter_mut().zip(actions);
+        let Some((first, own)) = pairs.next() else { return Ok(()) };
+        let entered = Entered { segment: first.ledger.enter(1), charge };
+        let rendered = self.shape.render(change, version, entered);
+        let rendered = rendered.map_err(|error| PipelineError::from(Halt::from(error)))?;
+        for (branch, actions) in pairs {
+            actions.push(Action { segment: branch.ledger.enter(1), ..rendered.clone() });
+        }
+        own.push(rendered);
+        Ok(())
     }
 
     /// How the queue reckons what the shape will make of a row.
     pub(super) fn costs(&self) -> Costs {
-        Costs { render_bytes: self.shape.render_bytes() }
+        Costs { render_bytes: self.shape.render_bytes(), copies: self.branches.len().max(1) }
     }
 
     /// The one place where an offset becomes a version.
@@ -246,26 +258,59 @@ impl Intake {
         })
     }
 
-    pub(super) fn submit(
-        &self,
-        actions: Vec<Action>,
-        charge: sources::budget::Charge,
-    ) -> Result<(), PipelineError> {
-        if actions.is_empty() {
-            return Ok(());
+    /// Hands each target's actions to its lanes, with their part of the charge.
+    fn submit(&self, actions: Vec<Vec<Action>>, mut charge: Charge) {
+        let last = self.branches.len().saturating_sub(1);
+        for (number, (branch, own)) in self.branches.iter().zip(actions).enumerate() {
+            if own.is_empty() {
+                continue;
+            }
+            // The last one has all that is left: what lies beyond is given back.
+            let part = if number == last { charge.bytes() } else { cost_of(&own) };
+            // Lanes that have halted say why through their events.
+            let _ = branch.lanes.submit(own, charge.split(part));
         }
-        // Lanes that have halted say why through their events.
-        let _ = self.lanes.submit(actions, charge);
+    }
+
+    /// What the lanes of a target told: settled changes go into its ledger, a position that is durable at
+    /// every target to the saver.
+    pub(super) fn hear(&mut self, number: usize, event: Option<Event>) -> Result<(), PipelineError> {
+        match event {
+            None => Err(PipelineError::Failed("the lanes have ended".to_owned())),
+            Some(Event::Halted(halt)) => Err(PipelineError::from(halt)),
+            Some(Event::Settled(settled)) => {
+                let Some(branch) = self.branches.get_mut(number) else { return Ok(()) };
+                for (segment, ends) in settled {
+                    let told = branch.ledger.settle(segment, &ends);
+                    told.map_err(|error| PipelineError::Failed(error.to_string()))?;
+                }
+                if let Some(durable) = newest_durable(&mut self.branches) {
+                    self.saver.save(durable.position().clone());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes in all that the lanes have told by now.
+    fn hear_all(&mut self) -> Result<(), PipelineError> {
+        for number in 0..self.branches.len() {
+            while let Some(Ok(event)) = self.branches.get_mut(number).map(|branch| branch.events.try_recv()) {
+                self.hear(number, Some(event))?;
+            }
+        }
         Ok(())
     }
 
-    pub(super) fn hear(&mut self, event: Option<Event>) -> Result<(), PipelineError> {
-        heard(&mut self.ledger, &self.saver, event)
-    }
-
-    async fn save_durable(&mut self) -> Result<(), PipelineError> {
-        if let Some(position) = self.ledger.take_durable() {
-            self.saver.save(position);
+    async fn seal(&mut self, position: Position, charge: Charge) -> Result<(), PipelineError> {
+        self.checkpoints += 1;
+        let checkpoint = Checkpoint::charged(self.checkpoints, position, charge);
+        for branch in &mut self.branches {
+            branch.ledger.seal(checkpoint.clone());
+        }
+        drop(checkpoint);
+        if let Some(durable) = newest_durable(&mut self.branches) {
+            self.saver.save(durable.position().clone());
             if !self.has_position {
                 // Before the first document goes out: a start after a crash then knows that the
                 // documents in the index are its own.
@@ -279,37 +324,35 @@ impl Intake {
     /// Everything that was submitted is settled, and what that makes durable is saved.
     pub(super) async fn drain(&mut self) -> Result<usize, PipelineError> {
         let stopped = |_| PipelineError::Failed("the lanes have ended".to_owned());
-        if let Err(ended) = self.lanes.flush() {
+        let lanes: Vec<Arc<Lanes>> = self.branches.iter().map(|branch| branch.lanes.clone()).collect();
+        if let Err(ended) = lanes.iter().try_for_each(|lanes| lanes.flush()) {
             // Why is told by what was not heard yet.
-            while let Ok(event) = self.events.try_recv() {
-                self.hear(Some(event))?;
-            }
+            self.hear_all()?;
             return Err(stopped(ended));
         }
-        let Self { lanes, ledger, saver, watched, events, status, world, .. } = self;
-        let mut tick = world.sleep(STATUS_EVERY);
+        let mut tick = self.world.sleep(STATUS_EVERY);
         let drained = {
-            let mut draining = std::pin::pin!(lanes.drain());
+            let mut draining = std::pin::pin!(drained(lanes));
             loop {
-                tokio::select! {
+                let step = tokio::select! {
                     biased;
                     drained = &mut draining => break drained,
-                    halt = watched.recv() => halted(halt)?,
+                    halt = self.watched.recv() => halted(halt),
                     // Heard at once: whoever gives this drain up must not lose what was settled.
-                    event = events.recv() => heard(ledger, saver, event)?,
+                    (number, event) = next_event(&mut self.branches) => self.hear(number, event),
                     () = &mut tick => {
-                        tick = world.sleep(STATUS_EVERY);
-                        say_what_is_due(status, &lanes.status(), ledger.counts().in_flight());
+                        tick = self.world.sleep(STATUS_EVERY);
+                        self.say_what_is_due();
+                        Ok(())
                     }
-                }
+                };
+                step?;
             }
         };
-        while let Ok(event) = self.events.try_recv() {
-            self.hear(Some(event))?;
-        }
-        let drained = drained.map_err(stopped)?;
+        self.hear_all()?;
+        let unresolved = drained.map_err(stopped)?;
         self.saver.settle().await?;
-        Ok(drained.unresolved)
+        Ok(unresolved)
     }
 
     /// Ends when something beside the stream makes going on impossible.
@@ -330,13 +373,16 @@ impl Intake {
         if unresolved > 0 {
             return Err(PipelineError::Failed(format!("{unresolved} requests are unresolved")));
         }
-        if self.world.now() < self.quarantine_ends {
+        let now = self.world.now();
+        if self.branches.iter().any(|branch| now < branch.quarantine_ends) {
             // The next start keeps the quarantine that this one did not see the end of.
             return Ok(());
         }
-        self.watchers.clear();
-        self.lease.release(Some(self.highest)).await?;
-        if !self.is_trusted || !self.ledger.is_covered() {
+        for branch in &mut self.branches {
+            branch.watchers.clear();
+            branch.lease.release(Some(self.highest)).await?;
+        }
+        if !self.is_trusted || !self.branches.iter().all(|branch| branch.ledger.is_covered()) {
             // Another server may lack what was written beyond the checkpoint (law 8): the next start
             // must not take its timeline for a continuation.
             return Ok(());
@@ -345,22 +391,46 @@ impl Intake {
         Ok(())
     }
 
-    /// What was counted, for the one that goes on in its place: what is not settled is read again.
-    pub(super) fn counted(&self) -> Counts {
-        let ends = self.ledger.counts().ends;
-        Counts { read: ends.total(), ends }
+    /// What was counted for each target, for the one that goes on in its place: what is not settled is read
+    /// again.
+    pub(super) fn counted(&self) -> Vec<Counts> {
+        let settled = |branch: &Branch| {
+            let ends = branch.ledger.counts().ends;
+            Counts { read: ends.total(), ends }
+        };
+        self.branches.iter().map(settled).collect()
+    }
+
+    /// Changes that have entered, each once for each target.
+    fn read(&self) -> u64 {
+        self.branches.iter().map(|branch| branch.ledger.counts().read).sum()
+    }
+
+    /// What each target says, and what is waited for at the first that waits.
+    fn targets(&self) -> (Vec<TargetStatus>, Option<String>) {
+        let several = self.branches.len() > 1;
+        let mut waiting = None;
+        let status = |branch: &Branch| {
+            let waits = branch.lanes.status().into_iter().find_map(|lane| lane.waiting_for);
+            let named =
+                waits.clone().map(|why| if several { format!("{}: {why}", branch.name) } else { why });
+            waiting = waiting.take().or(named);
+            TargetStatus { name: branch.name.clone(), counts: branch.ledger.counts(), waiting_for: waits }
+        };
+        let targets = self.branches.iter().map(status).collect();
+        (targets, waiting)
     }
 
     /// What `status` shows.
     pub(super) fn report(&mut self) {
-        let counts = self.ledger.counts();
+        let (targets, lanes_wait) = self.targets();
+        let mut counts = Counts::default();
+        targets.iter().for_each(|target| counts.add(&target.counts));
         let source = self.source_status.borrow().clone();
         let now = self.world.now();
         let docs_per_s = self.documents.at(now, counts.ends.total());
         let checkpoint_age = self.saver.saved_at().map(|at| now.saturating_sub(at));
-        let lanes = self.lanes.status();
-        let waiting = source.waiting_for.clone().or_else(|| source.reads_wait_for.clone());
-        let waiting = waiting.or_else(|| lanes.iter().find_map(|lane| lane.waiting_for.clone()));
+        let waiting = source.waiting_for.clone().or_else(|| source.reads_wait_for.clone()).or(lanes_wait);
         let filled = source.tables.iter().all(|table| table.done);
         let lag = self.lag(&source, counts.in_flight());
         self.status.send_modify(|status| {
@@ -376,6 +446,7 @@ impl Intake {
             status.counts = counts;
             status.counts.read += source.rows_displaced;
             status.counts.ends.superseded += source.rows_displaced;
+            status.targets = targets;
             status.docs_per_s = docs_per_s;
             status.lag = lag;
             status.checkpoint_age = checkpoint_age;
@@ -383,6 +454,20 @@ impl Intake {
             status.memory.most = self.budget.most_used();
             status.memory.limit = self.budget.limit();
             status.source = source;
+        });
+    }
+
+    /// A drain before the source is opened again waits for the targets: not for the source any more.
+    fn say_what_is_due(&self) {
+        let (targets, why) = self.targets();
+        let in_flight: u64 = targets.iter().map(|target| target.counts.in_flight()).sum();
+        let why = why.unwrap_or_else(|| format!("the target's answers about {in_flight} changes"));
+        self.status.send_if_modified(|status| {
+            if status.state == State::Waiting {
+                status.reason = Some(why);
+                return true;
+            }
+            false
         });
     }
 
@@ -407,35 +492,8 @@ fn place_of(item: &Item) -> Option<Offset> {
     }
 }
 
-/// What the lanes told: settled changes go into the ledger, a durable position to the saver.
-fn heard(ledger: &mut Ledger, saver: &Saver, event: Option<Event>) -> Result<(), PipelineError> {
-    match event {
-        None => Err(PipelineError::Failed("the lanes have ended".to_owned())),
-        Some(Event::Halted(halt)) => Err(PipelineError::from(halt)),
-        Some(Event::Settled(settled)) => {
-            for (segment, ends) in settled {
-                let told = ledger.settle(segment, &ends);
-                told.map_err(|error| PipelineError::Failed(error.to_string()))?;
-            }
-            if let Some(position) = ledger.take_durable() {
-                saver.save(position);
-            }
-            Ok(())
-        }
-    }
-}
-
-/// A drain before the source is opened again waits for the target: not for the source any more.
-fn say_what_is_due(status: &watch::Sender<Status>, lanes: &[LaneStatus], in_flight: u64) {
-    let why = lanes.iter().find_map(|lane| lane.waiting_for.clone());
-    let why = why.unwrap_or_else(|| format!("the target's answers about {in_flight} changes"));
-    status.send_if_modified(|status| {
-        if status.state == State::Waiting {
-            status.reason = Some(why);
-            return true;
-        }
-        false
-    });
+fn cost_of(actions: &[Action]) -> usize {
+    actions.iter().map(|action| action.charge).sum()
 }
 
 fn halted(halt: Option<Halt>) -> Result<(), PipelineError> {

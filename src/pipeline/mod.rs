@@ -1,7 +1,7 @@
 //! One pipeline: a source's stream into a target, from the queue to the durable checkpoint.
 //!
 //! ```text
-//!   Reader ══ queue ══► intake: version, shape ─► lanes ─► target
+//!   Reader ══ queue ══► intake: version, shape ─► lanes ─► target       (`branch`: one for each target)
 //!     ▲                    │ enter                  │ settled
 //!     │                    ▼                        ▼
 //!     └── durable ◄── saver ◄──────────────────── ledger
@@ -28,11 +28,12 @@ use crate::lease::LeaseError;
 use crate::ledger::Counts;
 use crate::retry::{Halt, backoff};
 use crate::status::{State, Status};
-use crate::store::{Sqlite, Store, StoreError};
+use crate::store::{Sqlite, Store, StoreError, letters_of};
 use crate::target::elasticsearch::Elasticsearch;
 use crate::target::{Target, TargetError};
 
 mod barrier;
+mod branch;
 mod insist;
 mod intake;
 mod saver;
@@ -102,16 +103,22 @@ pub struct Parts {
     pub settings: PipelineSettings,
     /// Where changes come from.
     pub source: Box<dyn Source>,
-    /// How the target is written to.
-    pub writes: TargetSettings,
-    /// Where documents go.
-    pub target: SharedTarget,
+    /// Where documents go: to each of them; never empty.
+    pub targets: Vec<TargetParts>,
     /// Where checkpoints are kept.
     pub store: Arc<dyn Store>,
-    /// Where dead letters are kept.
-    pub letters: Arc<dyn DeadLetters>,
     /// What all of it may hold.
     pub budget: Budget,
+}
+
+/// One target of a pipeline.
+pub struct TargetParts {
+    /// Its name, and how it is written to.
+    pub writes: TargetSettings,
+    /// The cluster.
+    pub target: SharedTarget,
+    /// Where its dead letters are kept.
+    pub letters: Arc<dyn DeadLetters>,
 }
 
 /// Runs the pipeline of a configuration until it is told to stop.
@@ -122,19 +129,20 @@ pub async fn run(
     status: watch::Sender<Status>,
 ) -> Result<(), PipelineError> {
     let store = Arc::new(Sqlite::open(&config.data_dir, &world)?);
-    let letters = Arc::new(store.letters(&config.pipeline.name, DEAD_LETTERS_BYTES).await?);
     let budget = Budget::new(config.memory.budget_bytes);
     let _governor = crate::memory::govern(&world, budget.clone(), config.memory.max_rss);
-    let target = Elasticsearch::new(config.target.client_settings(), world.clone()).map_err(refused)?;
-    let parts = Parts {
-        settings: config.pipeline,
-        source: config.source.source,
-        writes: config.target,
-        target: Arc::new(target),
-        store,
-        letters,
-        budget,
-    };
+    let mut targets = Vec::with_capacity(config.targets.len());
+    let letters_bytes = DEAD_LETTERS_BYTES / config.targets.len().max(1) as u64;
+    for (number, writes) in config.targets.into_iter().enumerate() {
+        let target = Elasticsearch::new(writes.client_settings(), world.clone()).map_err(refused)?;
+        if number == 0 {
+            store.name_letters(&config.pipeline.name, &writes.name).await?;
+        }
+        let owner = letters_of(&config.pipeline.name, &writes.name);
+        let letters = Arc::new(store.letters(&owner, letters_bytes).await?);
+        targets.push(TargetParts { writes, target: Arc::new(target), letters });
+    }
+    let parts = Parts { settings: config.pipeline, source: config.source.source, targets, store, budget };
     run_parts(parts, world, stop, status).await
 }
 
@@ -176,8 +184,9 @@ pub(crate) struct Pipeline {
     pub stop: Stop,
     pub status: Arc<watch::Sender<Status>>,
     source_status: StatusSender,
-    /// What was counted before the tables changed, in this process; `None` before the first start.
-    before: Option<Counts>,
+    /// What was counted for each target before the tables changed, in this process; `None` before the first
+    /// start.
+    before: Option<Vec<Counts>>,
     /// Which change of the tables was told last, and how often in a row.
     told: Option<(String, u32)>,
 }
@@ -205,7 +214,7 @@ impl Pipeline {
 
     /// Opens the source, reads it, and opens it again when it is lost, until the end, or (`Some`) until the
     /// tables have changed: everything up to there is settled and recorded, and this was counted.
-    async fn follow(&mut self, mut intake: Intake) -> Result<Option<Counts>, PipelineError> {
+    async fn follow(&mut self, mut intake: Intake) -> Result<Option<Vec<Counts>>, PipelineError> {
         let mut tries = 0;
         let ended = loop {
             let resume = intake.resume(self.parts.store.as_ref()).await?;
@@ -284,7 +293,7 @@ impl Pipeline {
         &mut self,
         mut intake: Intake,
         ended: Result<bool, PipelineError>,
-    ) -> Result<Option<Counts>, PipelineError> {
+    ) -> Result<Option<Vec<Counts>>, PipelineError> {
         let mut anew = matches!(ended, Ok(true));
         let mut ended = ended.map(drop);
         if anew {

@@ -9,14 +9,16 @@ use sources::position::Epoch;
 use tokio::sync::mpsc;
 
 use super::barrier::Barrier;
+use super::branch::{Branch, Passed, index_of, indices_of};
 use super::insist::insist;
 use super::intake::{Intake, Rate};
 use super::saver::Saver;
 use super::watcher::{self, watch_indices, watch_lease};
-use super::{FILL_ANEW, Parts, Pipeline, PipelineError, SharedTarget, SourceEnd, judge_source};
+use super::{FILL_ANEW, Parts, Pipeline, PipelineError, SharedTarget, SourceEnd, TargetParts, judge_source};
 use crate::config::Existing;
 use crate::lanes::{Lanes, Settings as LaneSettings, Surroundings};
 use crate::lease::{Claim, Lease, Waiting};
+use crate::ledger::Ledger;
 use crate::retry::{Halt, backoff};
 use crate::shape::{Shape, resolve};
 use crate::store::Saved;
@@ -34,96 +36,151 @@ impl Pipeline {
     }
 
     async fn prepare(&self) -> Result<Intake, PipelineError> {
-        let Parts { settings, writes, target, store, letters, budget, .. } = &self.parts;
+        let Parts { settings, store, budget, .. } = &self.parts;
         let name = settings.name.clone();
-        let target = target.clone();
         let saved = store.load(&name).await?;
 
         let shape = self.shape(&saved).await?;
-        let waits = |waiting| match waiting {
-            Waiting::ForOwner(owner) => {
-                self.wait_for(&format!("the lease of another process ({owner}) to end"))
-            }
-            Waiting::ForTarget(error) => self.wait_for(&error.to_string()),
-        };
-        // The store's lock says that an earlier process with this store's name is dead.
-        let claim = Claim { id: name.clone(), store: saved.owner.clone(), store_is_locked: true };
-        let (lease, before) = Lease::acquire(target.clone(), self.world.clone(), claim, &waits).await?;
-        let lease = Arc::new(lease);
-        let clean = saved.clean && lease.found_clean();
-        let late = quarantine(lease.found_clean(), before.as_ref());
-        let uuids = match self.indices(target.clone(), &shape, &saved, before.as_ref(), &lease).await {
+        let claims = self.claim(&saved).await?;
+        let prepared = self.all_indices(&shape, &saved, &claims).await;
+        let uuids = match prepared {
             Ok(uuids) => uuids,
             Err(error) => {
-                // Nothing was sent: what was clean stays clean, and the next start need not wait.
-                if lease.found_clean()
-                    && let Err(lost) = lease.release(None).await
-                {
-                    tracing::warn!(error = %lost, "the lease was not given back");
-                }
+                give_back(&claims).await;
                 return Err(error);
             }
         };
-        store.begin(&name, &uuids).await?;
-        let kept = uuids.clone();
-        lease.update(|state| state.indices = kept.clone()).await?;
+        let by_target = self.parts.targets.iter().zip(&uuids);
+        let named = by_target.flat_map(|(to, uuids)| {
+            uuids.iter().map(|(alias, uuid)| (index_of(&to.writes.name, alias), uuid.clone()))
+        });
+        store.begin(&name, &named.collect()).await?;
+        for (claim, uuids) in claims.iter().zip(&uuids) {
+            claim.lease.update(|state| state.indices = uuids.clone()).await?;
+        }
 
-        let permit = lease.clone();
-        let lanes = LaneSettings {
+        let clean = saved.clean && claims.iter().all(|claim| claim.lease.found_clean());
+        let ceilings = claims.iter().filter_map(|claim| Some(claim.before.as_ref()?.ceiling));
+        let highest = ceilings.max().unwrap_or_default();
+        let (tell, watched) = mpsc::unbounded_channel();
+        let mut branches = Vec::with_capacity(claims.len());
+        for (number, ((to, claim), uuids)) in self.parts.targets.iter().zip(claims).zip(uuids).enumerate() {
+            let counts = self.before.as_ref().and_then(|before| before.get(number).copied());
+            let ledger = Ledger::going_on(counts.unwrap_or_default());
+            branches.push(self.branch(to, claim, uuids, ledger, shape.indices(), &tell));
+        }
+        let saver = Saver::start(&self.world, store.clone(), name.clone());
+        let barrier =
+            Barrier::reserve(budget).await.map_err(|error| PipelineError::Failed(error.to_string()))?;
+        Ok(Intake {
+            world: self.world.clone(),
+            pipeline: name,
+            shape,
+            branches,
+            checkpoints: 0,
+            highest,
+            saver,
+            barrier,
+            epoch: Epoch { base: 0 },
+            status: self.status.clone(),
+            source_status: self.source_status.clone(),
+            watched,
+            clean,
+            // A first start has nothing to distrust.
+            is_trusted: clean || saved.position.is_none(),
+            budget: budget.clone(),
+            documents: Rate::default(),
+            has_position: saved.position.is_some(),
+        })
+    }
+
+    /// The lease of every target, or of none.
+    async fn claim(&self, saved: &Saved) -> Result<Vec<Claimed>, PipelineError> {
+        let mut claims = Vec::with_capacity(self.parts.targets.len());
+        for TargetParts { target, .. } in &self.parts.targets {
+            let waits = |waiting| match waiting {
+                Waiting::ForOwner(owner) => {
+                    self.wait_for(&format!("the lease of another process ({owner}) to end"))
+                }
+                Waiting::ForTarget(error) => self.wait_for(&error.to_string()),
+            };
+            // The store's lock says that an earlier process with this store's name is dead.
+            let id = self.parts.settings.name.clone();
+            let claim = Claim { id, store: saved.owner.clone(), store_is_locked: true };
+            match Lease::acquire(target.clone(), self.world.clone(), claim, &waits).await {
+                Ok((lease, before)) => {
+                    let late = quarantine(lease.found_clean(), before.as_ref());
+                    claims.push(Claimed { lease: Arc::new(lease), before, late });
+                }
+                Err(error) => {
+                    give_back(&claims).await;
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Every index of every target is in order: UUIDs by alias, for each target.
+    async fn all_indices(
+        &self,
+        shape: &Shape,
+        saved: &Saved,
+        claims: &[Claimed],
+    ) -> Result<Vec<BTreeMap<String, String>>, PipelineError> {
+        let mut all = Vec::with_capacity(claims.len());
+        for (to, claim) in self.parts.targets.iter().zip(claims) {
+            judge_target(&to.writes.name, saved)?;
+            all.push(self.indices(to, shape, saved, claim).await?);
+        }
+        Ok(all)
+    }
+
+    /// What is under way to a target from here on.
+    fn branch(
+        &self,
+        to: &TargetParts,
+        claim: Claimed,
+        uuids: BTreeMap<String, String>,
+        ledger: Ledger,
+        aliases: Arc<[Arc<str>]>,
+        tell: &mpsc::UnboundedSender<Halt>,
+    ) -> Branch {
+        let TargetParts { writes, target, letters } = to;
+        let Claimed { lease, late, .. } = claim;
+        let settings = LaneSettings {
             lanes: writes.lanes,
             bulk_bytes_max: writes.bulk_bytes_max,
             bulk_count_max: writes.bulk_count_max,
             linger: writes.linger,
             start_quarantine: late,
-            ..LaneSettings::new(format!("{:016x}", self.world.random()), shape.indices())
+            ..LaneSettings::new(format!("{:016x}", self.world.random()), aliases)
         };
+        let permit = lease.clone();
         let surroundings = Surroundings {
             world: self.world.clone(),
             target: target.clone(),
             dead_letters: letters.clone(),
             permit: Arc::new(move |_| permit.is_valid()),
         };
-        let (lanes, events) = Lanes::start(lanes, surroundings);
-        let saver = Saver::start(&self.world, store.clone(), name.clone());
-        let barrier =
-            Barrier::reserve(budget).await.map_err(|error| PipelineError::Failed(error.to_string()))?;
-
-        let (tell, watched) = mpsc::unbounded_channel();
+        let (lanes, events) = Lanes::start(settings, surroundings);
+        let looks = watch_indices(self.world.clone(), target.clone(), uuids, tell.clone());
         let watchers = vec![
-            self.world.spawn(Box::pin(watch_indices(
-                self.world.clone(),
-                target.clone(),
-                uuids,
-                tell.clone(),
-            ))),
-            self.world.spawn(Box::pin(watch_lease(lease.clone(), tell))),
+            self.world.spawn(Box::pin(looks)),
+            self.world.spawn(Box::pin(watch_lease(lease.clone(), tell.clone()))),
         ];
-        Ok(Intake {
-            world: self.world.clone(),
-            pipeline: name,
-            target,
-            shape,
-            lanes,
+        Branch {
+            name: writes.name.clone(),
+            target: target.clone(),
+            lanes: Arc::new(lanes),
             events,
-            ledger: crate::ledger::Ledger::going_on(self.before.unwrap_or_default()),
-            highest: before.as_ref().map_or(0, |state| state.ceiling),
+            ledger,
             lease,
-            saver,
-            barrier,
             letters: letters.clone(),
-            epoch: Epoch { base: 0 },
-            status: self.status.clone(),
-            source_status: self.source_status.clone(),
-            watched,
-            watchers,
-            clean,
-            // A first start has nothing to distrust.
-            is_trusted: clean || saved.position.is_none(),
             quarantine_ends: self.world.now() + late.unwrap_or_default(),
-            budget: budget.clone(),
-            documents: Rate::default(),
-            has_position: saved.position.is_some(),
-        })
+            watchers,
+            passed: Passed::default(),
+        }
     }
 
     /// The tables as they are now, and what becomes of them.
@@ -155,29 +212,27 @@ impl Pipeline {
     /// Every alias has an index of ours behind it. By alias, the UUIDs.
     async fn indices(
         &self,
-        target: SharedTarget,
+        TargetParts { writes, target, .. }: &TargetParts,
         shape: &Shape,
         saved: &Saved,
-        before: Option<&StateDocument>,
-        lease: &Lease,
+        Claimed { lease, before, late }: &Claimed,
     ) -> Result<BTreeMap<String, String>, PipelineError> {
         let waits = |why: &str| self.wait_for(why);
         // A request that the last process left behind names the alias: it must not reach a new index.
-        let mut late =
-            quarantine(lease.found_clean(), before).filter(|_| !is_left_out(Rule::NewIndicesAwaitIt));
+        let mut late = late.filter(|_| !is_left_out(Rule::NewIndicesAwaitIt));
+        // What the checkpoint speaks of; another process may have written other ones since.
+        let kept = saved.indices.as_ref().filter(|_| !is_left_out(Rule::CheckpointsNameIndices));
+        let kept = kept.map(|all| indices_of(all, &writes.name));
+        let known = kept.as_ref().or(before.as_ref().map(|state| &state.indices));
         let mut uuids = BTreeMap::new();
         for spec in specs(shape, &self.parts.settings.name) {
             let found = insist(&self.world, &waits, || target.index(&spec.alias)).await?;
-            // What the checkpoint speaks of; another process may have written other ones since.
-            let kept = saved.indices.as_ref().filter(|_| !is_left_out(Rule::CheckpointsNameIndices));
-            let known = kept.or(before.map(|state| &state.indices));
             let ours = known.and_then(|known| known.get(&spec.alias));
             if spec.shape_hash.is_empty() && ours.is_none() {
                 // A table that is gone, or not there yet: its index is made when it comes.
                 continue;
             }
-            let existing = self.parts.writes.existing;
-            let decision = decide(&spec, found.as_ref(), ours, saved, before.is_some(), existing)?;
+            let decision = decide(&spec, found.as_ref(), ours, saved, before.is_some(), writes.existing)?;
             if !matches!(decision, Decision::Keep(_))
                 && let Some(time) = late.take()
             {
@@ -190,14 +245,14 @@ impl Pipeline {
             }
             let uuid = match decision {
                 Decision::Keep(uuid) => {
-                    self.extend(&target, &spec).await?;
+                    self.extend(target, &spec).await?;
                     uuid
                 }
-                Decision::Create => self.create(&target, &spec).await?,
+                Decision::Create => self.create(target, &spec).await?,
                 Decision::Replace(name) => {
                     tracing::info!(index = name, "the index is replaced, as the configuration says");
                     insist(&self.world, &waits, || target.delete_index(&name)).await?;
-                    self.create(&target, &spec).await?
+                    self.create(target, &spec).await?
                 }
             };
             uuids.insert(spec.alias.clone(), uuid);
@@ -232,6 +287,44 @@ impl Pipeline {
         tracing::info!(index = made.name, alias = spec.alias, "an index was made");
         Ok(made.uuid)
     }
+}
+
+/// A target whose lease is ours.
+struct Claimed {
+    lease: Arc<Lease>,
+    /// The state document as it was found.
+    before: Option<StateDocument>,
+    /// How long nothing may be sent.
+    late: Option<Duration>,
+}
+
+/// Nothing was sent: what was clean stays clean, and the next start need not wait.
+async fn give_back(claims: &[Claimed]) {
+    for Claimed { lease, .. } in claims.iter().filter(|claim| claim.lease.found_clean()) {
+        if let Err(lost) = lease.release(None).await {
+            tracing::warn!(error = %lost, "the lease was not given back");
+        }
+    }
+}
+
+/// A checkpoint says nothing of a target that was not there: its indices lack all that lies before.
+fn judge_target(name: &str, saved: &Saved) -> Result<(), Halt> {
+    let Some(all) = saved.indices.as_ref().filter(|all| saved.position.is_some() && !all.is_empty()) else {
+        return Ok(());
+    };
+    if !indices_of(all, name).is_empty() {
+        return Ok(());
+    }
+    let mut others: Vec<&str> = all.keys().filter_map(|key| Some(key.split_once('/')?.0)).collect();
+    others.dedup();
+    Err(Halt {
+        state: "target-new",
+        what: format!(
+            "the checkpoint in data_dir says nothing of the target {name}: it is about {}",
+            others.join(", ")
+        ),
+        hint: format!("if it is one of them, give it its former name; else {FILL_ANEW}"),
+    })
 }
 
 /// The index of each table.

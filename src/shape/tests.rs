@@ -243,7 +243,7 @@ proptest! {
         let op = if delete { Op::Delete(row(&all)) } else { Op::Put(row(&all)) };
         let change = change(&table, op);
         let mut compiled = Shape::compile(&[shape()], std::slice::from_ref(&table)).unwrap();
-        let costs = Costs { render_bytes: compiled.render_bytes() };
+        let costs = Costs { render_bytes: compiled.render_bytes(), copies: 1 };
         let action = compiled.render(&change, version(), entered()).unwrap();
         // 200 of the 256 that an item is charged are for the lane's entry and its place in the index.
         prop_assert!(action.data.len() + 200 <= costs.of_change(&change));

@@ -3,6 +3,9 @@
 use super::StoreError;
 use super::sqlite::Sqlite;
 
+/// Dead letters are kept by `pipeline/target`, before format 3 by pipeline.
+const OF_PIPELINE: &str = "(pipeline = ?1 OR substr(pipeline, 1, length(?1) + 1) = ?1 || '/')";
+
 /// What was kept of a pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
@@ -17,13 +20,13 @@ impl Sqlite {
     pub async fn kept(&self, pipeline: &str) -> Result<Kept, StoreError> {
         let pipeline = pipeline.to_owned();
         let look = move |connection: &mut rusqlite::Connection| {
-            let count = |table: &str, column: &str| {
-                let sql = format!("SELECT count(*) FROM {table} WHERE {column} = ?1");
+            let count = |from: &str| {
+                let sql = format!("SELECT count(*) FROM {from}");
                 connection.query_row(&sql, [&pipeline], |row| row.get::<_, u64>(0))
             };
             Ok(Kept {
-                checkpoint: count("pipelines", "name")? > 0,
-                dead_letters: count("dead_letters", "pipeline")?,
+                checkpoint: count("pipelines WHERE name = ?1")? > 0,
+                dead_letters: count(&format!("dead_letters WHERE {OF_PIPELINE}"))?,
             })
         };
         self.run("look at what is kept of the pipeline", look).await
@@ -35,7 +38,7 @@ impl Sqlite {
         let forget = move |connection: &mut rusqlite::Connection| {
             let transaction = connection.transaction()?;
             transaction.execute("DELETE FROM pipelines WHERE name = ?1", [&pipeline])?;
-            transaction.execute("DELETE FROM dead_letters WHERE pipeline = ?1", [&pipeline])?;
+            transaction.execute(&format!("DELETE FROM dead_letters WHERE {OF_PIPELINE}"), [&pipeline])?;
             transaction.commit()
         };
         self.run("forget the pipeline", forget).await

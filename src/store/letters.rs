@@ -16,7 +16,12 @@ use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 /// that the limit also bounds the memory: 256 MiB are at most 262,144 letters, 4 MiB of places.
 const LETTER_BYTES: u64 = 1024;
 
-/// The dead letters of one pipeline.
+/// Under what name the dead letters of a pipeline's target are kept: neither name has a slash.
+pub fn letters_of(pipeline: &str, target: &str) -> String {
+    format!("{pipeline}/{target}")
+}
+
+/// The dead letters of one target of a pipeline.
 pub struct Letters {
     store: Sqlite,
     pipeline: Arc<str>,

@@ -26,7 +26,7 @@ use sources::world::BoxFuture;
 use crate::retry::Halt;
 
 pub use forget::Kept;
-pub use letters::{Letters, ListedLetter};
+pub use letters::{Letters, ListedLetter, letters_of};
 pub use sqlite::{FORMAT, Sqlite};
 
 /// What is kept of a pipeline.
@@ -41,8 +41,8 @@ pub struct Saved {
     pub clean: bool,
     /// The history that the checkpoint belongs to, as the source names it.
     pub identity: Option<String>,
-    /// The real indices (UUIDs by alias) that hold what lies before the checkpoint; `None` when a store of
-    /// format 1 kept the checkpoint.
+    /// The real indices that hold what lies before the checkpoint: UUIDs by `target/alias`, before format 3 by
+    /// alias; `None` when a store of format 1 kept the checkpoint.
     pub indices: Option<BTreeMap<String, String>>,
 }
 
@@ -135,7 +135,8 @@ pub trait Store: Send + Sync {
     /// What is kept of the pipeline.
     fn load<'a>(&'a self, pipeline: &'a str) -> BoxFuture<'a, Result<Saved, StoreError>>;
 
-    /// Durably takes the sign of a clean end away, and keeps which indices (UUIDs by alias) are written.
+    /// Durably takes the sign of a clean end away, and keeps which indices (UUIDs by `target/alias`) are
+    /// written.
     fn begin<'a>(
         &'a self,
         pipeline: &'a str,

@@ -19,12 +19,12 @@ use sources::world::{BoxFuture, SharedWorld};
 use tokio::sync::oneshot;
 
 use super::data_dir::{self, DATABASE_FILE};
-use super::letters::Letters;
+use super::letters::{Letters, letters_of};
 use super::{Saved, Store, StoreError};
 
 /// The newest format of the file that this program knows; it is raised with each change of the
 /// schema, and older ones are brought up.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// `position` is the source's own text; `version` is below 2^53; `id` and `body` are bytes as sent.
 const SCHEMA: &str = "
@@ -56,6 +56,10 @@ const FROM_1: &str = "
     ALTER TABLE pipelines ADD COLUMN indices TEXT;
     UPDATE meta SET value = '2' WHERE key = 'format';
 ";
+
+/// Format 3 names indices and dead letters by target: a program before would take those of several for none.
+/// What stands there without a target is the only one's, and is named when a pipeline first runs.
+const FROM_2: &str = "UPDATE meta SET value = '3' WHERE key = 'format'";
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -120,9 +124,20 @@ impl Sqlite {
         &self.owner
     }
 
-    /// The dead letters of a pipeline; together they may hold `limit_bytes` on the disk.
-    pub async fn letters(&self, pipeline: &str, limit_bytes: u64) -> Result<Letters, StoreError> {
-        Letters::open(self.clone(), pipeline, limit_bytes).await
+    /// The dead letters of a pipeline's target, by [`letters_of`](super::letters_of); together they may hold
+    /// `limit_bytes` on the disk.
+    pub async fn letters(&self, owner: &str, limit_bytes: u64) -> Result<Letters, StoreError> {
+        Letters::open(self.clone(), owner, limit_bytes).await
+    }
+
+    /// Gives the dead letters that were kept without a target's name, before format 3, to this target.
+    pub async fn name_letters(&self, pipeline: &str, target: &str) -> Result<(), StoreError> {
+        let (old, new) = (pipeline.to_owned(), letters_of(pipeline, target));
+        let rename = move |connection: &mut Connection| {
+            let update = "UPDATE OR REPLACE dead_letters SET pipeline = ?2 WHERE pipeline = ?1";
+            connection.execute(update, (old, new)).map(drop)
+        };
+        self.run("name the dead letters by their target", rename).await
     }
 
     pub(super) fn unix_seconds(&self) -> u64 {
@@ -184,6 +199,9 @@ fn set_up(connection: &mut Connection, random: u64) -> rusqlite::Result<String> 
     let found = format_of(&transaction)?;
     if found == Some(1) {
         transaction.execute_batch(FROM_1)?;
+    }
+    if matches!(found, Some(1 | 2)) {
+        transaction.execute_batch(FROM_2)?;
     }
     if found.is_none() {
         transaction.execute_batch(SCHEMA)?;

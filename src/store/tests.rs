@@ -171,11 +171,11 @@ fn a_newer_format_is_refused_by_name_and_left_as_it_is() {
     drop(folder.open().unwrap());
     let file = folder.0.join("rowtide.sqlite");
     let connection = Connection::open(&file).unwrap();
-    connection.execute("UPDATE meta SET value = '3' WHERE key = 'format'", []).unwrap();
+    connection.execute("UPDATE meta SET value = '4' WHERE key = 'format'", []).unwrap();
     drop(connection);
     let before = std::fs::read(&file).unwrap();
     let error = folder.open().err().unwrap().to_string();
-    assert!(error.contains("made by a newer Rowtide: format 3, this program knows 2"), "{error}");
+    assert!(error.contains("made by a newer Rowtide: format 4, this program knows 3"), "{error}");
     assert_eq!(std::fs::read(&file).unwrap(), before);
 }
 
@@ -188,12 +188,16 @@ fn what_is_no_store_is_refused() {
     assert!(error.contains("not a database"), "{error}");
 }
 
-/// `tests/fixtures/store-v1.sql` and `store-v2.sql` are what earlier programs wrote, as SQLite's own dump.
+/// `tests/fixtures/store-v1.sql` to `store-v3.sql` are what earlier programs wrote, as SQLite's own dump.
 #[tokio::test]
 async fn stores_of_earlier_formats_are_read_and_brought_up() {
     let fixtures = [
         (include_str!("../../tests/fixtures/store-v1.sql"), None),
         (include_str!("../../tests/fixtures/store-v2.sql"), Some(indices("Jx2k-0aQ"))),
+        (
+            include_str!("../../tests/fixtures/store-v3.sql"),
+            Some([("search/products".to_owned(), "Jx2k-0aQ".to_owned())].into()),
+        ),
     ];
     for (fixture, written) in fixtures {
         open_fixture(fixture, written).await;
@@ -210,7 +214,8 @@ async fn open_fixture(fixture: &str, written: Option<BTreeMap<String, String>>) 
     assert_eq!(saved.position, Some(Position::from_text("{\"lsn\":\"0/16B3748\"}")));
     assert_eq!((saved.clean, saved.identity.as_deref()), (true, Some("7301234567890123456/1")));
     assert_eq!(saved.indices, written);
-    let letters = store.letters("shop", 1 << 20).await.unwrap();
+    store.name_letters("shop", "search").await.unwrap();
+    let letters = store.letters(&letters_of("shop", "search"), 1 << 20).await.unwrap();
     assert!(letters.holds("products", b"42"));
     let listed = letters.list(10).await.unwrap();
     assert_eq!((listed.len(), listed[0].version.get(), listed[0].bytes), (1, 81, 20));
@@ -237,6 +242,24 @@ async fn a_dead_letter_is_kept_until_a_later_change_of_its_place() {
     assert!(!letters.holds("products", b"1") && letters.holds("products", b"2"));
     let listed = letters.list(10).await.unwrap();
     assert_eq!(listed.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["2"]);
+}
+
+#[tokio::test]
+async fn letters_are_each_target_s_own_and_go_with_their_pipeline() {
+    let folder = Folder::new();
+    let store = folder.open().unwrap();
+    // `shop_2` and `shopX2` differ only for those who take _ for itself.
+    for owner in [letters_of("shop_2", "a"), letters_of("shop_2", "b"), letters_of("shopX2", "a")] {
+        store.letters(&owner, 1 << 20).await.unwrap().keep(letter("1", 5)).await.unwrap();
+    }
+    let first = store.letters(&letters_of("shop_2", "a"), 1 << 20).await.unwrap();
+    first.superseded("products", b"1", Version::from_target(6)).await.unwrap();
+    let second = store.letters(&letters_of("shop_2", "b"), 1 << 20).await.unwrap();
+    assert!(second.holds("products", b"1"), "it is another target's");
+    assert_eq!(store.kept("shop_2").await.unwrap().dead_letters, 1);
+    store.forget("shop_2").await.unwrap();
+    assert_eq!(store.kept("shop_2").await.unwrap(), Kept::default());
+    assert_eq!(store.kept("shopX2").await.unwrap().dead_letters, 1);
 }
 
 #[tokio::test]

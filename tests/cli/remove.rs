@@ -18,6 +18,7 @@ const SETUP: Setup<'static> = Setup {
     source: "",
     target: "",
     table: "",
+    second: None,
 };
 
 fn remove(rowtide: &Rowtide, more: &[&str]) -> (i32, String) {

@@ -38,7 +38,7 @@ fn versions() -> &'static [&'static str] {
 }
 
 async fn followed_through(address: &Address, cluster: &Cluster, target: &str, source: &str) -> Pair {
-    let setup = Setup { sql: SQL, tables: &["t"], memory: MEMORY, target, source, table: "" };
+    let setup = Setup { sql: SQL, tables: &["t"], memory: MEMORY, target, source, table: "", second: None };
     let mut pair = Pair::set(&cluster.primary, setup).await;
     let direct = format!("127.0.0.1:{}/", cluster.primary.port());
     pair.config = pair.config.replace(&direct, &format!("127.0.0.1:{}/", address.port));

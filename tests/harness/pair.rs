@@ -38,6 +38,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) target: &'a str,
     /// Lines of each table's section.
     pub(crate) table: &'a str,
+    /// The port of a second target, called `second`.
+    pub(crate) second: Option<u16>,
 }
 
 /// Everything that takes part.
@@ -264,7 +266,15 @@ fn configuration(database: &Database, name: &str, port: u16, setup: &Setup<'_>) 
     config += &format!("{}{}\n\n", database.source_section(), setup.source);
     let nodes = format!("nodes = [\"http://127.0.0.1:{port}\"]");
     config += &format!("[targets.search]\ntype = \"elasticsearch\"\n{nodes}\n{}\n\n", setup.target);
-    config += &format!("[pipelines.{name}]\nsource = \"shop\"\ntarget = \"search\"\n");
+    let named = match setup.second {
+        None => "target = \"search\"".to_owned(),
+        Some(port) => {
+            let nodes = format!("nodes = [\"http://127.0.0.1:{port}\"]");
+            config += &format!("[targets.second]\ntype = \"elasticsearch\"\n{nodes}\n{}\n\n", setup.target);
+            "targets = [\"search\", \"second\"]".to_owned()
+        }
+    };
+    config += &format!("[pipelines.{name}]\nsource = \"shop\"\n{named}\n");
     for table in setup.tables {
         config += &format!("{}{}\n", table_section(name, table), setup.table);
     }

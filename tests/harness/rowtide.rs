@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -93,8 +93,7 @@ impl Rowtide {
     /// Writes the configuration; nothing runs yet. `data_dir` is added if it is not there.
     pub(crate) fn new(config: &str) -> Self {
         let folder = fresh_folder("data");
-        let data_dir = if config.contains("data_dir") { "" } else { "data_dir = \"data\"\n" };
-        fs::write(folder.join("rowtide.toml"), format!("{data_dir}{config}")).unwrap();
+        write_configuration(&folder, config);
         Self {
             folder,
             environment: Vec::new(),
@@ -103,6 +102,11 @@ impl Rowtide {
             runs: 0,
             high_water_kib: Arc::default(),
         }
+    }
+
+    /// Another configuration, for the next run.
+    pub(crate) fn replace_configuration(&self, config: &str) {
+        write_configuration(&self.folder, config);
     }
 
     /// Adds to the configuration, for the next run.
@@ -269,6 +273,11 @@ impl Rowtide {
     pub(crate) fn high_water_kib(&self) -> u64 {
         *self.high_water_kib.lock().unwrap()
     }
+}
+
+fn write_configuration(folder: &Path, config: &str) {
+    let data_dir = if config.contains("data_dir") { "" } else { "data_dir = \"data\"\n" };
+    fs::write(folder.join("rowtide.toml"), format!("{data_dir}{config}")).unwrap();
 }
 
 impl Drop for Rowtide {

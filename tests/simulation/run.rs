@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rowtide::config::{Auth, Existing, PipelineSettings, TableShape, TargetSettings};
-use rowtide::pipeline::{Parts, PipelineError, run_parts};
+use rowtide::pipeline::{Parts, PipelineError, TargetParts, run_parts};
 use rowtide::status::Status;
 use sources::budget::Budget;
 use sources::source::{Stop, Stopper};
@@ -209,10 +209,12 @@ impl Run {
         let parts = Parts {
             settings: PipelineSettings { name: "sim".to_owned(), tables: shapes() },
             source: Box::new(source),
-            writes: self.writes(replaces),
-            target: Arc::new(target),
-            store: store.clone(),
-            letters: store,
+            targets: vec![TargetParts {
+                writes: self.writes(replaces),
+                target: Arc::new(target),
+                letters: store.clone(),
+            }],
+            store,
             budget: budget.clone(),
         };
         let (stopper, stop) = Stop::pair();

@@ -2,3 +2,4 @@
 
 mod elasticsearch;
 mod postgres;
+mod several;

@@ -4,7 +4,7 @@ use sources::position::{Position, Version};
 
 use crate::lanes::pending::{CARRIED_BYTES, Pending};
 use crate::lanes::{Action, Kind};
-use crate::ledger::{Ledger, SegmentId};
+use crate::ledger::{Checkpoint, Ledger, SegmentId};
 
 const CHARGE: usize = 1000;
 
@@ -28,7 +28,7 @@ fn action(id: &str, version: u64, bytes: usize, segment: SegmentId) -> Action {
 fn segments() -> (SegmentId, SegmentId) {
     let mut ledger = Ledger::new();
     let first = ledger.enter(1);
-    ledger.seal(Position::from_text("1".to_owned()));
+    ledger.seal(Checkpoint::new(1, Position::from_text("1".to_owned())));
     (first, ledger.enter(1))
 }
 

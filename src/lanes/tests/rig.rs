@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::lanes::{Action, Dead, Drained, Event, Kind, Lanes, Settings, Stopped, Surroundings};
-use crate::ledger::Ledger;
+use crate::ledger::{Checkpoint, Ledger};
 use crate::retry::Halt;
 use crate::target::memory::{self, Memory};
 use crate::target::{
@@ -376,12 +376,12 @@ impl Rig {
     }
 
     pub(super) fn seal(&mut self, position: u64) {
-        self.ledger.seal(Position::from_text(position.to_string()));
+        self.ledger.seal(Checkpoint::new(position, Position::from_text(position.to_string())));
     }
 
     pub(super) fn durable(&mut self) -> Option<String> {
         self.listen();
-        self.ledger.take_durable().map(|position| position.as_text().to_owned())
+        self.ledger.take_durable().map(|durable| durable.position().as_text().to_owned())
     }
 
     pub(super) fn listen(&mut self) {

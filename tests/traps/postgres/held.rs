@@ -25,7 +25,8 @@ async fn t04_reads_yield_before_the_slot_is_lost() {
     let bound = ["-c", "max_slot_wal_keep_size=80MB", "-c", "min_wal_size=32MB", "-c", "max_wal_size=256MB"];
     let postgres = Postgres::start("18", &bound).await;
     let (source, target) = ("chunk_rows = 100", "lanes = 1");
-    let setup = Setup { sql: SQL, tables: &["wide", "t"], memory: MEMORY, source, target, table: "" };
+    let setup =
+        Setup { sql: SQL, tables: &["wide", "t"], memory: MEMORY, source, target, table: "", second: None };
     let mut pair = Pair::set(&postgres, setup).await;
     pair.rowtide.allow("the server keeps much log for the slot");
     pair.proxy.limit_bandwidth(2_500_000);

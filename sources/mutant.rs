@@ -35,6 +35,8 @@ pub enum Rule {
     DeletesCarryVersions,
     /// Law 4: a position is durable only when all before it is settled.
     EarlierSegmentsCount,
+    /// Law 4: a position is durable only when every target has what lies before it.
+    EveryTargetCounts,
     /// Law 4: a position is told to the source when the store has it.
     SavedBeforeTold,
     /// Law 4: what a request did not answer is not settled.

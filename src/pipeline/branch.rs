@@ -13,6 +13,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
+use sources::mutant::{Rule, is_left_out};
 use sources::world::{Moment, Task};
 use tokio::sync::mpsc;
 
@@ -76,7 +77,8 @@ fn newest<'a>(all: impl Iterator<Item = (&'a mut Ledger, &'a mut Passed)>) -> Op
             passed
         })
         .collect();
-    let lowest = all.iter().map(|passed| passed.upto).min()?;
+    let reached = all.iter().map(|passed| passed.upto);
+    let lowest = if is_left_out(Rule::EveryTargetCounts) { reached.max()? } else { reached.min()? };
     let slowest = all.iter_mut().find(|passed| passed.upto == lowest)?;
     let durable = slowest.held.take()?;
     // What the slowest has not reached is kept, no more.

@@ -63,6 +63,7 @@ impl TargetFault {
 pub(super) struct Late {
     pub(super) opaque_id: String,
     pub(super) process: Pid,
+    pub(super) cluster: Arc<Memory>,
     /// When it is executed.
     pub(super) at: Moment,
     /// From when it can be seen as a task.
@@ -74,11 +75,17 @@ pub(super) struct SimTarget {
     pub(super) executor: Executor,
     pub(super) world: SharedWorld,
     pub(super) process: Pid,
+    /// The second of two; no person touches it, and it is always there.
+    pub(super) is_second: bool,
 }
 
 /// Makes the model judge documents and fail items as the run wants it.
 pub(super) fn prepare(env: &Shared) {
-    let cluster = env.lock().cluster.clone();
+    let targets = env.lock().targets();
+    targets.iter().for_each(|(_, cluster)| prepare_one(env, cluster));
+}
+
+fn prepare_one(env: &Shared, cluster: &Memory) {
     let shared = env.clone();
     cluster.on_item(move |action| {
         let failed = |status, kind: &str| {
@@ -152,7 +159,7 @@ impl SimTarget {
         fault: Option<TargetFault>,
         execute: Executed<T>,
     ) -> Result<T, TargetError> {
-        if self.world.now() < self.env.lock().refuses_until {
+        if !self.is_second && self.world.now() < self.env.lock().refuses_until {
             self.world.sleep(self.latency(5)).await;
             return Err(refused(context));
         }
@@ -215,7 +222,9 @@ impl SimTarget {
     }
 
     fn cluster(&self) -> Arc<Memory> {
-        self.env.lock().cluster.clone()
+        let env = self.env.lock();
+        let second = env.second.as_ref().filter(|_| self.is_second);
+        second.unwrap_or(&env.cluster).clone()
     }
 
     /// Kept by the model until the run's late runner executes it.
@@ -225,12 +234,10 @@ impl SimTarget {
         let at = now + Duration::from_millis(after_ms);
         let seen_from = at.min(now + LATEST.mul_f64(self.executor.draw(100) as f64 / 100.0));
         let opaque_id = request.opaque_id.clone();
-        {
-            let mut env = self.env.lock();
-            env.cluster.on_bulk(|_| memory::Fault::Late);
-            env.late.push(Late { opaque_id, process: self.process, at, seen_from });
-        }
         let cluster = self.cluster();
+        cluster.on_bulk(|_| memory::Fault::Late);
+        let late = Late { opaque_id, process: self.process, cluster: cluster.clone(), at, seen_from };
+        self.env.lock().late.push(late);
         let answer = cluster.bulk(request).await;
         cluster.on_bulk(|_| memory::Fault::Execute);
         answer
@@ -341,18 +348,13 @@ impl Target for SimTarget {
 /// Executes late requests when their time has come, for as long as the run lasts.
 pub(super) async fn run_late(env: Shared, world: SharedWorld) {
     loop {
-        let due: Vec<String> = {
+        let due: Vec<Late> = {
             let mut env = env.lock();
             let now = world.now();
-            let due = env.late.extract_if(.., |late| late.at <= now).map(|late| late.opaque_id);
-            due.collect()
+            env.late.extract_if(.., |late| late.at <= now).collect()
         };
-        for id in due {
-            let cluster = {
-                let mut env = env.lock();
-                env.note(format!("  {id} is executed late"));
-                env.cluster.clone()
-            };
+        for Late { opaque_id: id, cluster, .. } in due {
+            env.lock().note(format!("  {id} is executed late"));
             let before = cluster.applied().len();
             cluster.execute(&id);
             let applied = cluster.applied();

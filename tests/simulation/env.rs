@@ -53,6 +53,9 @@ impl<T: Ord> Hits<T> {
     }
 }
 
+/// Before the names of the second target's indices, where letters are kept.
+pub(super) const SECOND: &str = "second/";
+
 pub(super) struct Env {
     pub(super) server: Server,
     pub(super) backups: Vec<Server>,
@@ -62,6 +65,8 @@ pub(super) struct Env {
     pub(super) reached: BTreeMap<Pid, (u32, Lsn)>,
     pub(super) stopping: BTreeSet<Pid>,
     pub(super) cluster: Arc<Memory>,
+    /// Where everything goes too, if the run has two targets; nobody touches its indices.
+    pub(super) second: Option<Arc<Memory>>,
     pub(super) target_faults: VecDeque<TargetFault>,
     /// Items that are answered so, once for each.
     pub(super) item_faults: u32,
@@ -98,7 +103,7 @@ pub(super) struct Env {
 pub(super) struct Shared(Arc<Mutex<Env>>);
 
 impl Shared {
-    pub(super) fn new(present: u16, filler: usize, pace: u64) -> Self {
+    pub(super) fn new(present: u16, filler: usize, pace: u64, targets: u8) -> Self {
         Self(Arc::new(Mutex::new(Env {
             server: Server::new(present),
             backups: Vec::new(),
@@ -107,6 +112,7 @@ impl Shared {
             reached: BTreeMap::new(),
             stopping: BTreeSet::new(),
             cluster: Arc::new(Memory::new()),
+            second: (targets > 1).then(|| Arc::new(Memory::new())),
             target_faults: VecDeque::new(),
             item_faults: 0,
             late: Vec::new(),
@@ -238,58 +244,74 @@ impl Env {
 
     /// A key whose document lacks what was committed up to `lsn`.
     fn behind(&self, lsn: Lsn) -> Option<String> {
+        self.targets().into_iter().find_map(|(of, cluster)| self.behind_at(lsn, of, &cluster))
+    }
+
+    fn behind_at(&self, lsn: Lsn, of: &str, cluster: &Memory) -> Option<String> {
         let database = &self.server.database;
         (0..TABLES).flat_map(ids_of).find_map(|id| {
             let least = database.settled_by(id, self.filled_from, lsn)?;
-            let have = self.indexed(id);
+            let have = indexed(cluster, id);
             // A refetch that a later TRUNCATE displaces, or a later change that is still to be fetched, brings
             // nothing: what displaced it lies beyond the checkpoint and comes again after a crash.
             let comes_again = database.displaces_refetches(id, lsn) || database.is_altered_after(id, least);
-            let holds = comes_again || database.holds(id, have, least) || self.has_letter(id);
-            (!holds).then(|| format!("{id:?} is {have:?} in the index, {}", database.chain(id, least)))
+            let holds = comes_again || database.holds(id, have, least) || self.has_letter(of, id);
+            (!holds).then(|| format!("{id:?} is {have:?} in the index {of:?}, {}", database.chain(id, least)))
         })
     }
 
-    pub(super) fn letter_of(&self, disk: u32, index: &str, id: &[u8]) -> Option<u64> {
-        self.disks.get(&disk)?.letters.get(&(index.to_owned(), id.to_vec())).copied()
+    pub(super) fn letter_of(&self, disk: u32, place: (String, Vec<u8>)) -> Option<u64> {
+        self.disks.get(&disk)?.letters.get(&place).copied()
     }
 
-    /// What the index holds of a key.
-    pub(super) fn indexed(&self, id: Id) -> Option<u64> {
-        let documents = self.cluster.documents(&alias(id.table));
-        let (_, body) = documents.get(&id.key.to_string())?;
-        let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-        body.get("value")?.as_u64()
+    /// Every target, with what stands before the names of its indices where its letters are kept.
+    pub(super) fn targets(&self) -> Vec<(&'static str, Arc<Memory>)> {
+        let first = std::iter::once(("", self.cluster.clone()));
+        first.chain(self.second.iter().map(|second| (SECOND, second.clone()))).collect()
     }
 
-    pub(super) fn has_letter(&self, id: Id) -> bool {
-        let key = (alias(id.table), id.key.to_string().into_bytes());
+    pub(super) fn has_letter(&self, of: &str, id: Id) -> bool {
+        let key = (of.to_owned() + &alias(id.table), id.key.to_string().into_bytes());
         self.disks.values().any(|disk| disk.letters.contains_key(&key))
     }
 
     /// Whether the store of the process that is left has a letter of the key.
-    fn has_letter_at_last(&self, id: Id) -> bool {
-        let key = (alias(id.table), id.key.to_string().into_bytes());
+    fn has_letter_at_last(&self, of: &str, id: Id) -> bool {
+        let key = (of.to_owned() + &alias(id.table), id.key.to_string().into_bytes());
         self.disks.get(&self.last_disk).is_some_and(|disk| disk.letters.contains_key(&key))
     }
 
-    /// The first difference between database and index.
+    /// The first difference between database and an index.
     pub(super) fn difference(&self) -> Option<String> {
+        self.targets().into_iter().find_map(|(of, cluster)| self.difference_at(of, &cluster))
+    }
+
+    fn difference_at(&self, of: &str, cluster: &Memory) -> Option<String> {
         let database = &self.server.database;
         let published = (0..TABLES).filter(|table| database.is_published(*table));
         published.flat_map(ids_of).find_map(|id| {
-            let (want, have) = (database.newest(id), self.indexed(id));
+            let (want, have) = (database.newest(id), indexed(cluster, id));
             match want {
-                Some(value) if is_poison(value) => (!self.has_letter_at_last(id))
+                Some(value) if is_poison(value) => (!self.has_letter_at_last(of, id))
                     .then(|| format!("{id:?} is refused by the target and has no dead letter")),
                 _ if want != have => {
-                    Some(format!("{id:?} is {have:?} in the index and {want:?} in the database"))
+                    Some(format!("{id:?} is {have:?} in the index {of:?} and {want:?} in the database"))
                 }
-                _ if self.has_letter_at_last(id) => Some(format!("{id:?} is written and has a dead letter")),
+                _ if self.has_letter_at_last(of, id) => {
+                    Some(format!("{id:?} is written and has a dead letter"))
+                }
                 _ => None,
             }
         })
     }
+}
+
+/// What an index holds of a key.
+fn indexed(cluster: &Memory, id: Id) -> Option<u64> {
+    let documents = cluster.documents(&alias(id.table));
+    let (_, body) = documents.get(&id.key.to_string())?;
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    body.get("value")?.as_u64()
 }
 
 /// The alias of a table.

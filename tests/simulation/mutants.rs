@@ -36,6 +36,7 @@ const MUTANTS: &[(u8, Mutant)] = &[
     (3, Mutant::Product(Rule::NewIndicesAwaitIt)),
     (3, Mutant::Product(Rule::NewestIsKept)),
     (4, Mutant::Product(Rule::EarlierSegmentsCount)),
+    (4, Mutant::Product(Rule::EveryTargetCounts)),
     (4, Mutant::Product(Rule::SavedBeforeTold)),
     (4, Mutant::Product(Rule::OnlyAnsweredIsSettled)),
     (4, Mutant::Model(ModelRule::CheckpointsAwaitRefetches)),

@@ -131,15 +131,17 @@ pub(super) struct Plan {
     pub(super) bulk_count_max: u8,
     /// The most milliseconds between two records of the log.
     pub(super) pace: u8,
+    /// 1 or 2.
+    pub(super) targets: u8,
     pub(super) steps: Vec<Step>,
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, present, lanes, filler, budget, bulk_count_max, pace, .. } = self;
+        let Self { seed, present, lanes, filler, budget, bulk_count_max, pace, targets, .. } = self;
         writeln!(
             f,
-            "seed {seed} present {present} lanes {lanes} filler {filler} budget {budget} bulk {bulk_count_max} pace {pace}"
+            "seed {seed} present {present} lanes {lanes} filler {filler} budget {budget} bulk {bulk_count_max} pace {pace} targets {targets}"
         )?;
         for Step { after_ms, when, act } in &self.steps {
             let text = |value: serde_json::Result<String>| value.map_err(|_| fmt::Error);
@@ -169,6 +171,8 @@ impl std::str::FromStr for Plan {
             budget: number("budget")? as u32,
             bulk_count_max: number("bulk")? as u8,
             pace: number("pace")? as u8,
+            // Schedules that were found before there could be two do not say it.
+            targets: if head.contains(&"targets") { number("targets")? as u8 } else { 1 },
             steps: Vec::new(),
         };
         for line in lines {
@@ -215,6 +219,7 @@ impl Plan {
         };
         // The log's half has room for what is set aside, a refetch and a row: what the configuration sees to.
         let (filler, budget) = if rng.one_in(3) { (7000, 56 << 10) } else { (20, 128 << 10) };
+        let budget = if is_for_two(seed) { 2 * budget } else { budget };
         let mut plan = Self {
             seed,
             present: rng.next() as u16,
@@ -223,6 +228,7 @@ impl Plan {
             budget,
             bulk_count_max: 1 + rng.below(6) as u8,
             pace: [1, 4, 15][rng.below(3) as usize],
+            targets: if is_for_two(seed) { 2 } else { 1 },
             steps: Vec::new(),
         };
         // What happens later mends much of what went wrong before: short plans show it.
@@ -265,8 +271,16 @@ impl Plan {
             plan.steps.push(Step { after_ms, when, act });
         }
         combinations::alter(&mut plan);
+        if plan.targets > 1 {
+            combinations::part(&mut plan);
+        }
         plan
     }
+}
+
+/// An eighth of the runs has two targets.
+fn is_for_two(seed: u64) -> bool {
+    matches!(seed % 16, 1 | 8)
 }
 
 fn drawn_phase(rng: &mut Rng) -> Option<Phase> {

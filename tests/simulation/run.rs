@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::cluster::{SimTarget, close, prepare, run_late};
 use super::database::TABLES;
-use super::env::{Hits, Phase, Shared, alias};
+use super::env::{Hits, Phase, SECOND, Shared, alias};
 use super::executor::{Executor, OUTSIDE, Pid};
 use super::plan::Plan;
 use super::source::{ModelSource, table_name, tables};
@@ -95,8 +95,8 @@ pub(super) fn play_with(plan: &Plan, end_only: bool) -> Report {
     };
     // They hold each other: what a run leaves behind would stay for ever.
     executor.clear();
-    let cluster = env.lock().cluster.clone();
-    cluster.on_item(|_| None);
+    let targets = env.lock().targets();
+    targets.iter().for_each(|(_, cluster)| cluster.on_item(|_| None));
     let env = env.lock();
     Report {
         failure,
@@ -111,7 +111,7 @@ pub(super) fn play_with(plan: &Plan, end_only: bool) -> Report {
 impl Run {
     fn new(plan: Plan) -> Self {
         let executor = Executor::new(plan.seed);
-        let env = Shared::new(plan.present, usize::from(plan.filler), u64::from(plan.pace));
+        let env = Shared::new(plan.present, usize::from(plan.filler), u64::from(plan.pace), plan.targets);
         prepare(&env);
         let outside = executor.world(OUTSIDE);
         executor.spawn(OUTSIDE, Box::pin(run_late(env.clone(), outside)));
@@ -195,26 +195,28 @@ impl Run {
             env.disks.entry(disk).or_default().process = Some(pid);
             env.note(format!("  process {pid} starts with store {disk}"));
         }
-        let store = SimStore { env: self.env.clone(), world: world.clone(), disk, process: pid };
-        let store = Arc::new(store);
-        let target = SimTarget {
-            env: self.env.clone(),
-            executor: self.executor.clone(),
-            world: world.clone(),
-            process: pid,
+        let store = |letters_of| {
+            let (env, world) = (self.env.clone(), world.clone());
+            Arc::new(SimStore { env, world, disk, process: pid, letters_of })
         };
+        let target = |is_second| {
+            let (env, executor, world) = (self.env.clone(), self.executor.clone(), world.clone());
+            let target = SimTarget { env, executor, world, process: pid, is_second };
+            TargetParts {
+                writes: self.writes(if is_second { "second" } else { "model" }, replaces),
+                target: Arc::new(target),
+                letters: store(if is_second { SECOND } else { "" }),
+            }
+        };
+        let several = self.plan.targets > 1;
         let source =
             ModelSource { env: self.env.clone(), world: world.clone(), process: pid, tables: tables() };
         let budget = Budget::new(self.plan.budget as usize);
         let parts = Parts {
             settings: PipelineSettings { name: "sim".to_owned(), tables: shapes() },
             source: Box::new(source),
-            targets: vec![TargetParts {
-                writes: self.writes(replaces),
-                target: Arc::new(target),
-                letters: store.clone(),
-            }],
-            store,
+            targets: std::iter::once(false).chain(several.then_some(true)).map(target).collect(),
+            store: store(""),
             budget: budget.clone(),
         };
         let (stopper, stop) = Stop::pair();
@@ -229,9 +231,9 @@ impl Run {
         Process { pid, disk, stopper, is_told: false, status, ended, budget, frozen_until: None }
     }
 
-    fn writes(&self, replaces: bool) -> TargetSettings {
+    fn writes(&self, name: &str, replaces: bool) -> TargetSettings {
         TargetSettings {
-            name: "model".to_owned(),
+            name: name.to_owned(),
             nodes: Vec::new(),
             auth: Auth::None,
             lanes: usize::from(self.plan.lanes),

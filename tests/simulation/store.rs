@@ -30,6 +30,8 @@ pub(super) struct SimStore {
     pub(super) world: SharedWorld,
     pub(super) disk: u32,
     pub(super) process: Pid,
+    /// Before the names of indices, of the letters that are kept by it.
+    pub(super) letters_of: &'static str,
 }
 
 fn full(context: &'static str) -> StoreError {
@@ -56,6 +58,10 @@ impl SimStore {
         }
         self.pause().await;
         Ok(())
+    }
+
+    fn place(&self, index: &str, id: &[u8]) -> (String, Vec<u8>) {
+        (self.letters_of.to_owned() + index, id.to_vec())
     }
 
     async fn pause(&self) {
@@ -112,7 +118,7 @@ impl DeadLetters for SimStore {
     fn keep(&self, letter: DeadLetter) -> BoxFuture<'_, Result<(), DeadLetterError>> {
         Box::pin(async move {
             let kept = self.write("keep a dead letter", |disk| {
-                let place = (letter.index.to_string(), letter.id.to_vec());
+                let place = self.place(&letter.index, &letter.id);
                 disk.letters.insert(place, letter.version.get());
             });
             kept.await.map_err(|error| DeadLetterError::Store { reason: error.to_string() })
@@ -121,7 +127,7 @@ impl DeadLetters for SimStore {
 
     fn holds(&self, index: &str, id: &[u8]) -> bool {
         let env = self.env.lock();
-        let place = (index.to_owned(), id.to_vec());
+        let place = self.place(index, id);
         env.disks.get(&self.disk).is_some_and(|disk| disk.letters.contains_key(&place))
     }
 
@@ -133,12 +139,12 @@ impl DeadLetters for SimStore {
     ) -> BoxFuture<'a, Result<(), DeadLetterError>> {
         Box::pin(async move {
             let ended = self.write("end a dead letter", |disk| {
-                let place = (index.to_owned(), id.to_vec());
+                let place = self.place(index, id);
                 if disk.letters.get(&place).is_some_and(|kept| *kept <= version.get()) {
                     disk.letters.remove(&place);
                 }
             });
-            if self.env.lock().letter_of(self.disk, index, id) == Some(version.get()) {
+            if self.env.lock().letter_of(self.disk, self.place(index, id)) == Some(version.get()) {
                 self.env.lock().attacks.hit("B13 a letter ended by a change of equal version");
             }
             ended.await.map_err(|error| DeadLetterError::Store { reason: error.to_string() })
@@ -148,7 +154,8 @@ impl DeadLetters for SimStore {
     fn cleared<'a>(&'a self, index: &'a str, version: Version) -> BoxFuture<'a, Result<(), DeadLetterError>> {
         Box::pin(async move {
             let ended = self.write("end a table's dead letters", |disk| {
-                disk.letters.retain(|(of, _), kept| of != index || *kept > version.get());
+                let of = self.letters_of.to_owned() + index;
+                disk.letters.retain(|(index, _), kept| *index != of || *kept > version.get());
             });
             ended.await.map_err(|error| DeadLetterError::Store { reason: error.to_string() })
         })

@@ -157,3 +157,14 @@ fn alter_at_once(plan: &mut Plan) {
     let first = Step { after_ms: rng.below(3_000) as u32, when: None, act: giant };
     plan.steps.splice(0..0, [first, Step { after_ms: rng.below(60) as u32, when: None, act: alter }]);
 }
+
+/// One of two targets is away while the other one takes what comes, and the process dies. From its own draws,
+/// so that the rest of the plan stays.
+pub(super) fn part(plan: &mut Plan) {
+    let mut rng = Rng::new(plan.seed ^ 0x5eed);
+    let mut step = |most: u64, act| Step { after_ms: rng.below(most) as u32, when: None, act };
+    let away = Act::TargetAway { ms: 6_000 };
+    let giant = Act::Giant { table: (plan.seed % 3) as u8, events: 20 };
+    let steps = [step(400, away), step(60, giant), step(2_500, Act::Crash)];
+    plan.steps.extend(steps);
+}

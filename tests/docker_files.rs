@@ -144,7 +144,7 @@ fn every_example_configuration_is_read_without_an_error() {
             read += 1;
         }
     }
-    assert!(read >= 2, "{read} examples in config/");
+    assert!(read >= 4, "{read} examples in config/");
     let wrong = super::harness::processes::fresh_folder("config").join("wrong.toml");
     fs::write(&wrong, "[memory]\nmax_rss = \"256MiB\"\nno_such_key = 1\n").unwrap();
     assert!(load(&wrong).is_err(), "a wrong file is refused");

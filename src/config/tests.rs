@@ -218,6 +218,29 @@ fn exactly_one_pipeline_runs_and_nothing_is_left_unused() {
 }
 
 #[test]
+fn a_pipeline_may_have_several_targets() {
+    let second = "[targets.second]\ntype = \"elasticsearch\"\nnodes = [\"http://b:1\"]\n";
+    let several = |targets: &str| with("target = \"search\"", targets) + second;
+    let config = load_good(&several("targets = [\"second\", \"search\"]"), &[]);
+    let names: Vec<&str> = config.targets.iter().map(|target| target.name.as_str()).collect();
+    assert_eq!(names, ["second", "search"], "in the pipeline's order");
+    assert!(config.memory.budget_bytes < load_good(GOOD, &[]).memory.budget_bytes);
+
+    for (targets, wrong) in [
+        ("targets = []", "pipelines.shop.targets: names no target"),
+        ("targets = [\"search\", \"secnd\"]", "pipelines.shop.targets[1]: there is no [targets.secnd]"),
+        ("targets = [\"search\", \"search\"]", "pipelines.shop.targets[1]: \"search\" is there twice"),
+        ("target = \"search\"\ntargets = [\"second\"]", "pipelines.shop.targets: is given beside target"),
+        ("targets = [\"search\"]", "targets.second: is used by no pipeline"),
+    ] {
+        let found = errors(&several(targets), &[]);
+        assert!(found.contains(wrong), "{targets}: {found}");
+    }
+    let same = several("targets = [\"second\", \"search\"]").replace("http://b:1", "http://127.0.0.1:9200");
+    assert!(errors(&same, &[]).contains("targets.second.nodes: has a node of [targets.search]"));
+}
+
+#[test]
 fn a_source_s_own_problems_come_back_with_their_lines_and_without_secrets() {
     let text = with("url = ", "plonk = 1\nslot = 5\nurl = ").replace("${PGPASSWORD}", "${WRONG}");
     let found = errors(&text, &[("WRONG", "hunter2")]);

@@ -47,8 +47,14 @@ pub fn budget_bytes(max_rss: usize, document_bytes_max: usize, readers: usize) -
     (budget >= BUDGET_BYTES_MIN).then_some(budget)
 }
 
-/// Reads `[memory]`; `readers` is how many connections read beside the log.
-pub(super) fn read(section: Option<Section<'_>>, readers: usize, problems: &mut Problems) -> Memory {
+/// Reads `[memory]`; `readers` is how many connections read beside the log, `packed` what compressed
+/// copies of requests hold.
+pub(super) fn read(
+    section: Option<Section<'_>>,
+    readers: usize,
+    packed: usize,
+    problems: &mut Problems,
+) -> Memory {
     let (mut max_rss, mut document_bytes_max) = (MAX_RSS_DEFAULT, MAX_RSS_DEFAULT / DOCUMENT_PART);
     let mut place = Place::Line(1);
     let path = KeyPath::default().key("memory").key("max_rss");
@@ -60,7 +66,7 @@ pub(super) fn read(section: Option<Section<'_>>, readers: usize, problems: &mut 
         place = entry.map_or(section.place.clone(), |entry| entry.place.clone());
         section.finish(problems);
     }
-    let budget = budget_bytes(max_rss, document_bytes_max, readers);
+    let budget = budget_bytes(max_rss.saturating_sub(packed), document_bytes_max, readers);
     if let Some(what) = too_small(budget, max_rss, document_bytes_max, readers) {
         let fix = "raise memory.max_rss, or lower memory.document_bytes_max or the source's readers";
         problems.add(&place, &path, what, fix);

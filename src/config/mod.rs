@@ -12,6 +12,7 @@ mod environment;
 mod memory;
 mod pipeline;
 mod problem;
+mod reach;
 mod secret;
 mod section;
 mod source;
@@ -29,9 +30,10 @@ pub use environment::Environment;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Memory, budget_bytes};
 pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
 pub use problem::{ConfigError, Place, Problem, Problems};
+pub use reach::Auth;
 pub use secret::Secret;
 pub use source::SourceSettings;
-pub use target::{Auth, Existing, TargetSettings};
+pub use target::{Existing, TargetSettings};
 
 use problem::KeyPath;
 use section::Section;
@@ -104,7 +106,8 @@ fn judge(
     section.finish(problems);
 
     let readers = source_sections.iter().map(|(_, section)| source::readers(section)).max().unwrap_or(0);
-    let memory = memory::read(memory_section, readers, problems);
+    let packed = target_sections.iter().map(|(_, section)| target::packed_bytes(section)).sum();
+    let memory = memory::read(memory_section, readers, packed, problems);
     for sections in [&source_sections, &target_sections, &pipeline_sections] {
         sections.iter().for_each(|(name, section)| judge_name(name, section, problems));
     }

@@ -49,6 +49,15 @@ async fn ask_target(
         Err(error) => return vec![target_finding(error)],
     };
     let mut findings = Vec::new();
+    match within(&**world, ANSWER_WITHIN, target.look()).await {
+        Some(Ok(None)) => {}
+        Some(Ok(Some(what))) => {
+            let fix = "try your own use of it before you rely on it".to_owned();
+            say(&format!("target {}", settings.name), "advice: ", &Finding { what, fix });
+        }
+        Some(Err(error)) => return vec![target_finding(error)],
+        None => return vec![unanswered()],
+    }
     // What a pattern matches is known when it runs.
     for table in pipeline.tables.iter().filter(|table| !sources::pattern::is_pattern(&table.table)) {
         match within(&**world, ANSWER_WITHIN, target.index(&table.index)).await {

@@ -57,11 +57,13 @@ fn documents(readers: usize, copies: usize) -> usize {
     readers + DOCUMENTS_BESIDE_READERS + copies.saturating_sub(1)
 }
 
-/// Reads `[memory]`; `readers` is how many connections read beside the log, `copies` how many targets there are.
+/// Reads `[memory]`; `readers` is how many connections read beside the log, `copies` how many targets there are,
+/// `packed` what compressed copies of requests hold.
 pub(super) fn read(
     section: Option<Section<'_>>,
     readers: usize,
     copies: usize,
+    packed: usize,
     problems: &mut Problems,
 ) -> Memory {
     let (mut max_rss, mut document_bytes_max) = (MAX_RSS_DEFAULT, MAX_RSS_DEFAULT / DOCUMENT_PART);
@@ -75,7 +77,7 @@ pub(super) fn read(
         place = entry.map_or(section.place.clone(), |entry| entry.place.clone());
         section.finish(problems);
     }
-    let budget = budget_bytes(max_rss, document_bytes_max, readers, copies);
+    let budget = budget_bytes(max_rss.saturating_sub(packed), document_bytes_max, readers, copies);
     if let Some(what) = too_small(budget, max_rss, document_bytes_max, (readers, copies)) {
         let fix = "raise memory.max_rss, or lower memory.document_bytes_max or the source's readers";
         problems.add(&place, &path, what, fix);

@@ -12,6 +12,7 @@ mod environment;
 mod memory;
 mod pipeline;
 mod problem;
+mod reach;
 mod secret;
 mod section;
 mod source;
@@ -29,9 +30,10 @@ pub use environment::Environment;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Memory, budget_bytes};
 pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
 pub use problem::{ConfigError, Place, Problem, Problems};
+pub use reach::Auth;
 pub use secret::Secret;
 pub use source::SourceSettings;
-pub use target::{Auth, Existing, TargetSettings};
+pub use target::{Existing, TargetSettings};
 
 use problem::KeyPath;
 use section::Section;
@@ -114,7 +116,8 @@ fn judge(
     let target_names = names(&target_sections);
     let named = one_pipeline(pipeline_sections, &source_names, &target_names, problems);
     let copies = named.as_ref().map_or(1, |named| named.targets.len().max(1));
-    let memory = memory::read(memory_section, readers, copies, problems);
+    let packed = target_sections.iter().map(|(_, section)| target::packed_bytes(section)).sum();
+    let memory = memory::read(memory_section, readers, copies, packed, problems);
 
     let tables_of = |source: &str| match &named {
         Some(named) if named.source.as_deref() == Some(source) => named

@@ -92,6 +92,19 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// `true` or `false`; absent is `false`.
+    pub(super) fn flag(&mut self, key: &'static str, problems: &mut Problems) -> bool {
+        let Some(entry) = self.entry(key) else { return false };
+        match &entry.node.value {
+            Value::Boolean(flag) => *flag,
+            Value::Untyped(text) if matches!(text.trim(), "true" | "false") => text.trim() == "true",
+            _ => {
+                self.wrong_kind(entry, "true or false", &format!("{key} = true"), problems);
+                false
+            }
+        }
+    }
+
     /// A size in bytes, written with its unit.
     pub(super) fn size(&mut self, key: &'static str, problems: &mut Problems) -> Option<usize> {
         let entry = self.entry(key)?;

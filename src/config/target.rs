@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::problem::{KeyPath, Place, Problems};
-use super::secret::{self, Secret};
+use super::problem::Problems;
+use super::reach::{self, Auth};
 use super::section::Section;
 use super::tree::Value;
-use crate::target::elasticsearch;
+use crate::target::elasticsearch::{self, Trust};
 
 /// A target's section.
 #[derive(Clone, Debug)]
@@ -18,6 +18,12 @@ pub struct TargetSettings {
     pub nodes: Vec<String>,
     /// How to log in.
     pub auth: Auth,
+    /// Who may vouch for the nodes' certificates.
+    pub trust: Trust,
+    /// Whether bulk requests are compressed.
+    pub gzip: bool,
+    /// Whether the cluster is asked for its data nodes.
+    pub sniff: bool,
     /// Requests that may be in flight side by side.
     pub lanes: usize,
     /// A bulk request is sent when it has this many bytes …
@@ -39,25 +45,17 @@ impl TargetSettings {
                 elasticsearch::Auth::Basic { username: username.clone(), password: password.hidden() }
             }
             Auth::ApiKey(key) => elasticsearch::Auth::ApiKey(key.hidden()),
+            Auth::Bearer(token) => elasticsearch::Auth::Bearer(token.hidden()),
         };
-        elasticsearch::Settings { auth, ..elasticsearch::Settings::new(self.nodes.clone()) }
+        let (trust, gzip, sniff) = (self.trust.clone(), self.gzip, self.sniff);
+        elasticsearch::Settings {
+            auth,
+            trust,
+            gzip,
+            sniff,
+            ..elasticsearch::Settings::new(self.nodes.clone())
+        }
     }
-}
-
-/// How to log in to a target.
-#[derive(Clone, Debug)]
-pub enum Auth {
-    /// Not at all.
-    None,
-    /// HTTP basic.
-    Basic {
-        /// The user.
-        username: String,
-        /// Its password.
-        password: Secret,
-    },
-    /// `Authorization: ApiKey …`, the encoded form.
-    ApiKey(Secret),
 }
 
 /// What to do at a first start with an index that holds documents.
@@ -71,6 +69,13 @@ pub enum Existing {
 
 const TYPES: &[(&str, ())] = &[("elasticsearch", ())];
 const EXISTING: &[(&str, Existing)] = &[("refuse", Existing::Refuse), ("replace", Existing::Replace)];
+
+/// What a target's compressed requests hold beside the budget; its keys are judged later.
+pub(super) fn packed_bytes(section: &Section<'_>) -> usize {
+    let gzip = section.entries().iter().find(|entry| entry.key == "gzip");
+    let is_off = gzip.is_none_or(|entry| entry.node.value == Value::Boolean(false));
+    if is_off { 0 } else { elasticsearch::GZIP_BYTES_MAX }
+}
 
 /// Reads a target's section.
 pub(super) fn read(
@@ -86,8 +91,11 @@ pub(super) fn read(
             problems,
         );
     }
-    let nodes = read_nodes(&mut section, problems);
-    let auth = read_auth(&mut section, folder, problems);
+    let nodes = reach::nodes(&mut section, problems);
+    let auth = reach::auth(&mut section, folder, problems);
+    let trust = reach::trust(&mut section, &nodes, folder, problems);
+    let gzip = section.flag("gzip", problems);
+    let sniff = reach::sniff(&mut section, &nodes, problems);
     let lanes = section.number("lanes", 1..=64, 4, problems) as usize;
     let bulk_bytes_max = section.size("bulk_bytes_max", problems).unwrap_or(5 << 20);
     // Servers refuse requests over 100 MiB by default (http.max_content_length).
@@ -106,6 +114,9 @@ pub(super) fn read(
         name: name.to_owned(),
         nodes,
         auth,
+        trust,
+        gzip,
+        sniff,
         lanes,
         bulk_bytes_max,
         bulk_count_max: section.number("bulk_count_max", 1..=100_000, 5_000, problems) as usize,
@@ -114,75 +125,4 @@ pub(super) fn read(
     };
     section.finish(problems);
     settings
-}
-
-fn read_nodes(section: &mut Section<'_>, problems: &mut Problems) -> Vec<String> {
-    let example = "nodes = [\"http://127.0.0.1:9200\"]";
-    let Some(entry) = section.entry("nodes") else {
-        section.missing("nodes", example.to_owned(), problems);
-        return Vec::new();
-    };
-    let path = section.path.key("nodes");
-    let Some(nodes) = section.texts("nodes", problems) else { return Vec::new() };
-    if nodes.is_empty() {
-        problems.add(&entry.place, &path, "names no node", example);
-    }
-    let hidden = matches!(entry.node.value, Value::Untyped(_));
-    for (index, node) in nodes.iter().enumerate() {
-        judge_node(node, hidden, &entry.place, &path.index(index), problems);
-    }
-    nodes.into_iter().map(|node| node.trim_end_matches('/').to_owned()).collect()
-}
-
-fn judge_node(node: &str, hidden: bool, place: &Place, path: &KeyPath, problems: &mut Problems) {
-    let example = "as in \"http://127.0.0.1:9200\"";
-    let url = match reqwest::Url::parse(node) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => url,
-        // What is no URL may be a secret that was put into the wrong place.
-        _ if hidden => return problems.add(place, path, "is no http or https URL", example),
-        _ => {
-            // A user and password may stand before the @.
-            let tail = node.rsplit('@').next().unwrap_or_default();
-            return problems.add(place, path, format!("{tail:?} is no http or https URL"), example);
-        }
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        let fix = "give them as username and password, where they stay out of logs";
-        problems.add(place, path, "holds a user or password", fix);
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        problems.add(place, path, "holds a query or fragment", example);
-    }
-}
-
-fn read_auth(section: &mut Section<'_>, folder: &Path, problems: &mut Problems) -> Auth {
-    let username = section.text("username", problems);
-    let before = problems.len();
-    let password = secret::read(section, "password", "password_file", folder, problems);
-    let api_key = secret::read(section, "api_key", "api_key_file", folder, problems);
-    if problems.len() > before {
-        return Auth::None;
-    }
-    match (username, password, api_key) {
-        (None, None, None) => Auth::None,
-        (Some(username), Some(password), None) => Auth::Basic { username, password },
-        (None, None, Some(key)) => Auth::ApiKey(key),
-        (Some(_), None, None) => {
-            let fix = "password = \"${ES_PASSWORD}\", or password_file".to_owned();
-            section.missing("password", fix, problems);
-            Auth::None
-        }
-        (None, Some(_), _) => {
-            section.missing("username", "username = \"…\" for the password".to_owned(), problems);
-            Auth::None
-        }
-        (Some(_), _, Some(_)) => {
-            let path = section.path.key("api_key");
-            let entry = section.entry("api_key").or_else(|| section.entry("api_key_file"));
-            let place = entry.map_or(section.place.clone(), |entry| entry.place.clone());
-            let fix = "keep either username and password or the API key";
-            problems.add(&place, &path, "is given beside username", fix);
-            Auth::None
-        }
-    }
 }

@@ -367,6 +367,19 @@ fn logins_that_do_not_fit_together_are_refused() {
     assert_lines(&found, &["rowtide.toml:11: targets.search.username: is missing"]);
     let found = errors(&with("password = \"es-secret\"\n", ""), &[]);
     assert_lines(&found, &["rowtide.toml:11: targets.search.password: is missing"]);
+    let token = |rest: &str| with("password = \"es-secret\"", &format!("{rest}bearer_token = \"t0ken\""));
+    let found = errors(&token(""), &[]);
+    assert_lines(&found, &["rowtide.toml:15: targets.search.bearer_token: is given beside username"]);
+    assert!(!found.contains("t0ken"), "{found}");
+    let both = token("api_key = \"k\"\n").replace("username = \"rowtide\"\n", "");
+    assert_lines(
+        &errors(&both, &[]),
+        &["rowtide.toml:15: targets.search.bearer_token: is given beside api_key"],
+    );
+    let config = load_good(&token("").replace("username = \"rowtide\"\n", ""), &[]);
+    let Auth::Bearer(bearer) = &config.targets[0].auth else { panic!("{:?}", config.targets[0].auth) };
+    assert_eq!(bearer.expose(), "t0ken");
+    assert!(!format!("{:?}", config.targets[0].client_settings()).contains("t0ken"));
     let found = errors(&with("http://127", "http://me:my-secret@127"), &[]);
     assert_lines(&found, &["rowtide.toml:13: targets.search.nodes[0]: holds a user or password"]);
     assert!(!found.contains("my-secret"), "{found}");
@@ -434,4 +447,56 @@ fn every_example_in_config_is_taken() {
         taken += 1;
     }
     assert!(taken > 0, "there is no example");
+}
+
+#[test]
+fn whom_to_trust_is_a_file_or_a_fingerprint_of_an_encrypted_node() {
+    use crate::target::elasticsearch::Trust;
+    let pin = "ab".repeat(32);
+    let keys = |nodes: &str, keys: &str| {
+        with("http://127.0.0.1:9200/", nodes)
+            .replace("password = \"es-secret\"", &format!("password = \"p\"\n{keys}"))
+    };
+    let pinned = keys("https://es:9200", &format!("ca_fingerprint = \"{pin}\""));
+    assert!(matches!(load_good(&pinned, &[]).targets[0].trust, Trust::Pinned(_)));
+    assert!(matches!(load_good(&keys("https://es:9200", ""), &[]).targets[0].trust, Trust::System));
+    for (nodes, keys_given, key, what) in [
+        (
+            "http://es:9200",
+            format!("ca_fingerprint = \"{pin}\""),
+            "ca_fingerprint",
+            "is given, and a node is http://",
+        ),
+        ("http://es:9200", "ca_file = \"ca.pem\"".to_owned(), "ca_file", "is given, and a node is http://"),
+        ("https://es:9200", "ca_fingerprint = \"abc\"".to_owned(), "ca_fingerprint", "is no fingerprint"),
+        ("https://es:9200", "ca_file = \"/nowhere\"".to_owned(), "ca_file", "\"/nowhere\" cannot be read"),
+        (
+            "https://es:9200",
+            "ca_file = \"/dev/null\"".to_owned(),
+            "ca_file",
+            "\"/dev/null\" holds no certificate",
+        ),
+        ("https://es:9200", "gzip = 1".to_owned(), "gzip", "must be true or false"),
+        ("https://es:9200/es", "sniff = true".to_owned(), "sniff", "is true, and a node has a path"),
+        (
+            "https://es:9200\", \"http://es:9201",
+            "sniff = true".to_owned(),
+            "sniff",
+            "is true, and nodes has both",
+        ),
+    ] {
+        let found = errors(&keys(nodes, &keys_given), &[]);
+        assert!(found.contains(&format!(":16: targets.search.{key}: {what}")), "{found}");
+    }
+    let both = keys("https://es:9200", &format!("ca_file = \"ca.pem\"\nca_fingerprint = \"{pin}\""));
+    assert!(errors(&both, &[]).contains("ca_fingerprint: is given beside ca_file"));
+}
+
+#[test]
+fn compressed_copies_are_taken_off_the_budget() {
+    let text = with("password = \"es-secret\"", "password = \"p\"\ngzip = true\nsniff = true");
+    let (plain, packed) = (load_good(GOOD, &[]), load_good(&text, &[]));
+    assert!(packed.targets[0].gzip && packed.targets[0].sniff && !plain.targets[0].gzip && !plain.targets[0].sniff);
+    let less = crate::target::elasticsearch::GZIP_BYTES_MAX / 4 * 3;
+    assert_eq!(plain.memory.budget_bytes - packed.memory.budget_bytes, less);
 }

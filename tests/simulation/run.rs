@@ -7,6 +7,7 @@ use std::time::Duration;
 use rowtide::config::{Auth, Existing, PipelineSettings, TableShape, TargetSettings};
 use rowtide::pipeline::{Parts, PipelineError, TargetParts, run_parts};
 use rowtide::status::Status;
+use rowtide::target::elasticsearch::Trust;
 use sources::budget::Budget;
 use sources::source::{Stop, Stopper};
 use sources::world::Moment;
@@ -236,6 +237,9 @@ impl Run {
             name: name.to_owned(),
             nodes: Vec::new(),
             auth: Auth::None,
+            trust: Trust::System,
+            gzip: false,
+            sniff: false,
             lanes: usize::from(self.plan.lanes),
             bulk_bytes_max: 24 << 10,
             bulk_count_max: usize::from(self.plan.bulk_count_max),

@@ -375,5 +375,47 @@ async fn t33_a_body_beyond_the_limit_is_too_large_or_unresolved() {
         );
         let small = target.bulk(bulk(&alias, &[("1", 1, Some(json!({})))])).await.unwrap();
         assert_eq!(small, [Outcome::Written]);
+        // It is what the bytes become that counts: 8 MiB of one letter are 36 KiB on the wire.
+        let packing = packing(search.port());
+        let sent = packing.bulk(bulk(&alias, &[("2", 1, Some(json!({ "text": text })))])).await;
+        println!("{engine:?}, compressed: {sent:?}");
+        assert!(
+            matches!(sent, Err(TargetError::TooLarge { .. } | TargetError::Unresolved { .. })),
+            "{engine:?} {sent:?}"
+        );
+        assert!(search.http.document(&alias, "2").await.is_none(), "{engine:?}");
+    }
+}
+
+/// With `gzip` and `sniff`.
+fn packing(port: u16) -> Elasticsearch {
+    let settings = Settings::new(vec![format!("http://127.0.0.1:{port}")]);
+    Elasticsearch::new(Settings { gzip: true, sniff: true, ..settings }, RealWorld::shared()).unwrap()
+}
+
+#[tokio::test]
+async fn compressed_requests_to_nodes_that_the_cluster_names_write_the_same_documents() {
+    for engine in ENGINES {
+        let (search, alias) = (Search::shared(engine).await, fresh_name("packed"));
+        let proxy = Proxy::start(search.port()).await;
+        let target = packing(proxy.port);
+        target.create_index(&spec(&alias, &[("text", Kind::Text)])).await.unwrap();
+        let text = |n: usize| format!("wörter \"{n}\" \\ ").repeat(200);
+        let ids: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+        let actions: Vec<_> =
+            (0..500).map(|n| (ids[n].as_str(), 7, Some(json!({ "text": text(n) })))).collect();
+        let outcomes = target.bulk(bulk(&alias, &actions)).await.unwrap();
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Written), "{engine:?} {outcomes:?}");
+        let deletes: Vec<_> = ids[..100].iter().map(|id| (id.as_str(), 8, None)).collect();
+        let outcomes = target.bulk(bulk(&alias, &deletes)).await.unwrap();
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Written), "{engine:?} {outcomes:?}");
+        for n in [100, 250, 499] {
+            let (document, version) = search.http.document(&alias, &ids[n]).await.unwrap();
+            assert_eq!((document["text"].as_str(), version), (Some(text(n).as_str()), 7), "{engine:?} {n}");
+        }
+        assert!(search.http.document(&alias, "99").await.is_none());
+        // The cluster names its own address, and the configured one is only where it is asked.
+        assert_eq!(proxy.requests(), 0, "{engine:?}");
+        assert_eq!(target.look().await.unwrap(), None, "{engine:?}");
     }
 }

@@ -50,7 +50,8 @@ pub(crate) fn answers(data: &[u8], meter: &dyn Meter) {
     let Some((done, script)) = text.split_once('\n') else { return };
     let parts = script.split("HTTP ").skip(1);
     let answers: Vec<Answer> = parts.filter_map(answer).collect();
-    let target = Elasticsearch { client: Client::scripted(answers, RealWorld::shared()) };
+    let target =
+        Elasticsearch { client: Client::scripted(answers, RealWorld::shared()), is_met: true.into() };
     measured(meter, TREE * data.len() + (64 << 10), || run(&target, done));
 }
 

@@ -1,7 +1,8 @@
-//! Elasticsearch 8 and OpenSearch 2: the same requests serve both.
+//! Elasticsearch 7.17 to 9, OpenSearch 2 and 3: the same requests serve all.
 //!
 //! ```text
-//!   mod ── client    one connection pool, nodes in turn, what a whole answer's status means
+//!   mod ── client    one connection pool, nodes in turn, TLS, login, gzip; what a whole answer means
+//!    ├──── product   which cluster it is, asked once
 //!    ├──── bulk      the body on the wire, and the guard that keeps deletes from making an index
 //!    ├──── response  the bulk answer, item by item
 //!    ├──── index     aliases, real indices, listing ids
@@ -21,18 +22,20 @@ mod extension;
 pub(crate) mod fuzzing;
 mod index;
 mod mapping;
+mod product;
 mod proposal;
 mod response;
 mod state;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::Method;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sources::world::{BoxFuture, SharedWorld};
 
-pub use client::{Auth, Settings};
+pub use client::{Auth, Fingerprint, GZIP_BYTES_MAX, Settings, Trust};
 pub use proposal::{mapping_words, takes_field};
 
 use super::{
@@ -49,12 +52,32 @@ const ANSWER_BYTES_PER_ACTION: usize = 1 << 10;
 /// A cluster of Elasticsearch or OpenSearch.
 pub struct Elasticsearch {
     client: Client,
+    /// Whether it is known to be a cluster that Rowtide speaks with.
+    is_met: AtomicBool,
 }
 
 impl Elasticsearch {
     /// Checks the settings; nothing is sent yet.
     pub fn new(settings: Settings, world: SharedWorld) -> Result<Self, TargetError> {
-        Ok(Self { client: Client::new(&settings, world)? })
+        Ok(Self { client: Client::new(&settings, world)?, is_met: AtomicBool::new(false) })
+    }
+
+    /// Looks, for `rowtide check`, whether this is a cluster that Rowtide speaks with. What is odd about
+    /// it, if anything; a certificate that is not believed is a halt with its fix.
+    pub async fn look(&self) -> Result<Option<String>, TargetError> {
+        Ok(product::meet(&self.client, true).await?.oddity())
+    }
+
+    /// Asks once what it is; before the state document, which is what every start reads first.
+    async fn meet(&self) -> Result<(), TargetError> {
+        if !self.is_met.load(Ordering::Relaxed) {
+            match product::meet(&self.client, false).await? {
+                product::Met::Known(name) => tracing::info!(target = name, "the target"),
+                odd => tracing::warn!(what = odd.oddity(), "the target"),
+            }
+            self.is_met.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Sends a bulk request: one attempt, no index made by it.
@@ -161,7 +184,10 @@ impl Target for Elasticsearch {
     }
 
     fn load_state<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Stored>, TargetError>> {
-        Box::pin(state::load(&self.client, id))
+        Box::pin(async move {
+            self.meet().await?;
+            state::load(&self.client, id).await
+        })
     }
 
     fn save_state<'a>(

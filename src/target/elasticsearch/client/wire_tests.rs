@@ -74,6 +74,7 @@ async fn a_whole_answer_is_believed_and_anything_less_is_not() {
         http("200 OK", ""),
         http("202 Accepted", GOOD),
         http("502 Bad Gateway", "<html>"),
+        http("502 Bad Gateway", "<html><body>a proxy says that the node is away</body></html>"),
         http("503 Service Unavailable", r#"{"error":{"type":"x","reason":"y"},"status":503}"#),
     ];
     for answer in unresolved {

@@ -1,4 +1,4 @@
 //! What hurt everyone before: a test for each trap, named by its number.
 
-mod elasticsearch;
+pub(crate) mod elasticsearch;
 mod postgres;

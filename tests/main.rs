@@ -23,6 +23,8 @@ mod contract_postgres;
 mod contract_postgres_15;
 #[path = "contract/postgres_17.rs"]
 mod contract_postgres_17;
+#[path = "contract/targets.rs"]
+mod contract_targets;
 mod docker_files;
 mod failover;
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]
@@ -32,4 +34,5 @@ mod postgres_tls;
 mod simulation;
 #[path = "contract/soak.rs"]
 mod soak_servers;
+mod targets;
 mod traps;

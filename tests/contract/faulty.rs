@@ -48,8 +48,9 @@ impl<O: Origin> Rig<O> {
         let name = fresh_name("faulty");
         let indices = ["items", "places", "things"].map(|table| format!("{name}_{table}"));
         let section = format!("{}chunk_rows = 250", origin.source_section(source.port));
-        let more = (target.port, "bulk_count_max = 200");
-        let mut rowtide = Rowtide::new(&configuration(&origin, &name, &indices, &section, more));
+        let (nodes, lines) = ([search.url(target.port)], format!("{}bulk_count_max = 200", search.login()));
+        let mut rowtide = Rowtide::new(&configuration(&origin, &name, &indices, &section, (&nodes, &lines)));
+        search.be_trusted_by(&mut rowtide);
         // By the message: every line has a field called target.
         for message in ["could not renew the lease", "the source was lost; it is opened again"] {
             rowtide.allow(&format!("\"message\":\"{message}"));

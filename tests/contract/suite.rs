@@ -123,13 +123,14 @@ impl<O: Origin> Stage<O> {
     pub(super) async fn set(engine: Engine, chunk_rows: u64, bulk_count_max: u64, seed: u64) -> Self {
         let origin = O::start().await;
         let search = Search::shared(engine).await;
-        let proxy = Proxy::start(search.port()).await;
+        let proxy = Proxy::before(search).await;
         let name = fresh_name("contract");
         let indices = ["items", "places", "things"].map(|table| format!("{name}_{table}"));
         let source = format!("{}chunk_rows = {chunk_rows}", origin.source_section(origin.port()));
-        let target = format!("bulk_count_max = {bulk_count_max}");
-        let config = configuration(&origin, &name, &indices, &source, (proxy.port, &target));
-        let rowtide = Rowtide::new(&config);
+        let target = format!("{}bulk_count_max = {bulk_count_max}", search.login());
+        let config = configuration(&origin, &name, &indices, &source, (&[search.url(proxy.port)], &target));
+        let mut rowtide = Rowtide::new(&config);
+        search.be_trusted_by(&mut rowtide);
         Self { origin, search, proxy, rowtide, name, indices, kills: Vec::new(), random: Random::new(seed) }
     }
 
@@ -318,17 +319,17 @@ pub(crate) async fn equal_after_kills<O: Origin>(engine: Engine, plan: Plan) {
     goes_on_after_a_clean_stop(&mut stage).await;
 }
 
-/// A configuration of all tables; `source` is its section, `target` the port and more lines.
-pub(super) fn configuration<O: Origin>(
+/// A configuration of all tables; `source` is its section, `target` the nodes and more lines.
+pub(crate) fn configuration<O: Origin>(
     origin: &O,
     name: &str,
     indices: &[String; TABLES],
     source: &str,
-    (port, target): (u16, &str),
+    (nodes, target): (&[String], &str),
 ) -> String {
     let mut config = format!("[memory]\nmax_rss = \"{MAX_RSS_MIB}MiB\"\n\n{source}\nreaders = {READERS}\n\n");
     config += &format!(
-        "[targets.search]\ntype = \"elasticsearch\"\nnodes = [\"http://127.0.0.1:{port}\"]\nlanes = {LANES}\n{target}\n\n"
+        "[targets.search]\ntype = \"elasticsearch\"\nnodes = {nodes:?}\nlanes = {LANES}\n{target}\n\n"
     );
     config += &format!("[pipelines.{name}]\nsource = \"shop\"\ntarget = \"search\"\n");
     for (table, index) in indices.iter().enumerate() {
@@ -410,7 +411,7 @@ fn field(tag: Tag) -> String {
 }
 
 /// What Rowtide rightly warns of while a target is away or another process was killed.
-pub(super) fn allow_outages(rowtide: &mut Rowtide) {
+pub(crate) fn allow_outages(rowtide: &mut Rowtide) {
     // By the message: every line has a field called target.
     for message in ["could not renew the lease", "the end was not clean", "answers are still missing"] {
         rowtide.allow(&format!("\"message\":\"{message}"));

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Certificate, Client, Method, StatusCode};
 use serde_json::Value;
 
 /// A search server's address.
@@ -11,18 +11,34 @@ use serde_json::Value;
 pub(crate) struct Http {
     pub(crate) base: String,
     client: Client,
+    /// User and password.
+    login: Option<(&'static str, &'static str)>,
 }
 
 impl Http {
     pub(crate) fn new(port: u16) -> Self {
+        Self { base: format!("http://127.0.0.1:{port}"), client: Self::client(None), login: None }
+    }
+
+    /// By TLS, with a certificate of this authority, which is PEM.
+    pub(crate) fn secured(port: u16, authority: &str, login: (&'static str, &'static str)) -> Self {
+        let authority = Certificate::from_pem(authority.as_bytes()).unwrap();
+        let client = Self::client(Some(authority));
+        Self { base: format!("https://127.0.0.1:{port}"), client, login: Some(login) }
+    }
+
+    fn client(authority: Option<Certificate>) -> Client {
         static PROVIDER: OnceLock<()> = OnceLock::new();
         PROVIDER.get_or_init(|| {
             rustls::crypto::ring::default_provider().install_default().ok();
         });
         // No connection is kept: runtimes end with their tests, servers are restarted under way.
-        let client =
-            Client::builder().pool_max_idle_per_host(0).timeout(Duration::from_secs(180)).no_proxy().build();
-        Self { base: format!("http://127.0.0.1:{port}"), client: client.unwrap() }
+        let mut client =
+            Client::builder().pool_max_idle_per_host(0).timeout(Duration::from_secs(180)).no_proxy();
+        if let Some(authority) = authority {
+            client = client.tls_certs_only([authority]);
+        }
+        client.build().unwrap()
     }
 
     /// Status and body; `Err` when no answer was read. A server that is short of memory (429, its circuit
@@ -50,6 +66,9 @@ impl Http {
         body: Option<String>,
     ) -> Result<(StatusCode, String), reqwest::Error> {
         let mut request = self.client.request(method, format!("{}{path}", self.base));
+        if let Some((username, password)) = self.login {
+            request = request.basic_auth(username, Some(password));
+        }
         if let Some(body) = body {
             let kind = if path.contains("_bulk") { "application/x-ndjson" } else { "application/json" };
             request = request.header("content-type", kind).body(body);

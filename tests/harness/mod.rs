@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Postgres ◄──────── Rowtide ────────► Proxy ────────► Search
-//!   (servers.rs)    (rowtide.rs)      (proxy.rs)      (servers.rs)
+//!   (servers.rs)    (rowtide.rs)      (proxy.rs)      (search.rs)
 //!      │               │ kill -9, logs,   │ counts, delays,     │
 //!      │               │ VmHWM            │ drops, refuses      │
 //!      └─────────── comparer: shares no code with Rowtide ──────┘
@@ -16,6 +16,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub(crate) mod certificates;
 pub(crate) mod comparer;
 #[cfg(test)]
 mod comparer_tests;
@@ -29,6 +30,7 @@ pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod rows;
 pub(crate) mod rowtide;
+pub(crate) mod search;
 pub(crate) mod servers;
 #[cfg(test)]
 mod servers_tests;

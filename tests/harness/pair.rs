@@ -65,10 +65,12 @@ impl Pair {
         let database = postgres.fresh_database().await;
         let client = database.client().await;
         client.batch_execute(setup.sql).await.unwrap();
-        let proxy = Proxy::start(search.port()).await;
+        let proxy = Proxy::before(search).await;
         let name = fresh_name("pair");
-        let config = configuration(&database, &name, proxy.port, &setup);
-        let rowtide = Rowtide::new(&config);
+        let target = format!("nodes = [\"{}\"]\n{}{}", search.url(proxy.port), search.login(), setup.target);
+        let config = configuration(&database, &name, &target, &setup);
+        let mut rowtide = Rowtide::new(&config);
+        search.be_trusted_by(&mut rowtide);
         let tables = setup.tables.iter().map(|&table| table.to_owned()).collect();
         Self { database, client, http: search.http.clone(), proxy, rowtide, config, name, tables }
     }
@@ -258,14 +260,13 @@ fn table_section(name: &str, table: &str) -> String {
     format!("[pipelines.{name}.tables.\"public.{table}\"]\nindex = \"{index}\"\n")
 }
 
-fn configuration(database: &Database, name: &str, port: u16, setup: &Setup<'_>) -> String {
+fn configuration(database: &Database, name: &str, target: &str, setup: &Setup<'_>) -> String {
     let mut config = String::new();
     if !setup.memory.is_empty() {
         config += &format!("[memory]\n{}\n\n", setup.memory);
     }
     config += &format!("{}{}\n\n", database.source_section(), setup.source);
-    let nodes = format!("nodes = [\"http://127.0.0.1:{port}\"]");
-    config += &format!("[targets.search]\ntype = \"elasticsearch\"\n{nodes}\n{}\n\n", setup.target);
+    config += &format!("[targets.search]\ntype = \"elasticsearch\"\n{target}\n\n");
     let named = match setup.second {
         None => "target = \"search\"".to_owned(),
         Some(port) => {

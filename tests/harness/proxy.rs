@@ -4,6 +4,7 @@
 //!   Rowtide ──request──► [bandwidth] [refuse: 429] [hold] ──► server
 //!           ◄──answer─── [drop: close the socket] [delay] ◄──
 //! ```
+//! Before a secured server it speaks TLS to both, with a certificate of the server's authority.
 //! It reads whole requests and answers (HTTP/1.1, Content-Length or chunked) and passes their bytes on
 //! unchanged. Only `_bulk` requests are counted and meddled with.
 //! - A bulk request is in flight from its last byte here until its answer has been passed on.
@@ -16,9 +17,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::certificates::Paper;
+use super::search::{Search, Security};
 
 /// What was seen and what is to be done, shared by all connections.
 #[derive(Debug, Default)]
@@ -36,6 +44,7 @@ struct Shared {
     dropped: AtomicU64,
     refusals: AtomicU64,
     refused: AtomicU64,
+    page: Mutex<Option<String>>,
     cut: AtomicBool,
     watched: Mutex<BTreeMap<String, u64>>,
     keep: AtomicBool,
@@ -60,9 +69,60 @@ pub(crate) struct Proxy {
     _tasks: JoinSet<()>,
 }
 
+/// One end of a connection, with TLS or without.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+type BoxWire = Box<dyn Wire>;
+
+/// How it speaks TLS to both.
+#[derive(Clone)]
+struct Tls {
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
+}
+
+impl Tls {
+    fn of(security: &Security, paper: &Paper) -> Self {
+        let authority = CertificateDer::from_pem_slice(security.authority.certificate.as_bytes()).unwrap();
+        let certificate = CertificateDer::from_pem_slice(paper.certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(paper.key.as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority).unwrap();
+        let server =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Self {
+            acceptor: TlsAcceptor::from(Arc::new(server)),
+            connector: TlsConnector::from(Arc::new(client)),
+        }
+    }
+
+    async fn both(&self, client: TcpStream, server: TcpStream) -> Option<(BoxWire, BoxWire)> {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let client = self.acceptor.accept(client).await.ok()?;
+        let server = self.connector.connect(name, server).await.ok()?;
+        Some((Box::new(client), Box::new(server)))
+    }
+}
+
 impl Proxy {
-    /// Listens on a free port and passes on to `server` on 127.0.0.1.
+    /// Listens on a free port and passes on to this server as it is spoken to.
+    pub(crate) async fn before(search: &Search) -> Self {
+        let tls = |security: &Security| Tls::of(security, &security.authority.issue(&["127.0.0.1"], 2999));
+        Self::listen(search.port(), search.security.as_ref().map(tls)).await
+    }
+
+    /// The same before a secured server, with this certificate.
+    pub(crate) async fn showing(search: &Search, paper: &Paper) -> Self {
+        Self::listen(search.port(), search.security.as_ref().map(|security| Tls::of(security, paper))).await
+    }
+
+    /// Listens on a free port and passes on to `server` on 127.0.0.1, without TLS.
     pub(crate) async fn start(server: u16) -> Self {
+        Self::listen(server, None).await
+    }
+
+    async fn listen(server: u16, tls: Option<Tls>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared::default());
@@ -74,7 +134,7 @@ impl Proxy {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 client.set_nodelay(true).unwrap();
-                connections.spawn(serve(client, server, of_task.clone()));
+                connections.spawn(serve(client, server, tls.clone(), of_task.clone()));
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -147,7 +207,12 @@ impl Proxy {
         self.shared.refusals.store(count, Relaxed);
     }
 
-    /// Requests that were refused so.
+    /// From now on bulk requests are answered with this, head and body, and do not reach the server.
+    pub(crate) fn answer_with(&self, answer: Option<String>) {
+        *self.shared.page.lock().unwrap() = answer;
+    }
+
+    /// Requests that were refused by one of the two.
     pub(crate) fn refused(&self) -> u64 {
         self.shared.refused.load(Relaxed)
     }
@@ -202,12 +267,14 @@ impl Drop for InFlight {
 }
 
 /// One connection of Rowtide's, with one of its own to the server. Any failure closes both.
-async fn serve(mut client: TcpStream, server: u16, shared: Arc<Shared>) {
-    let mut server = match TcpStream::connect(("127.0.0.1", server)).await {
-        Ok(server) => server,
-        Err(_refused) => return,
-    };
+async fn serve(client: TcpStream, server: u16, tls: Option<Tls>, shared: Arc<Shared>) {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
     server.set_nodelay(true).ok();
+    let wires: Option<(BoxWire, BoxWire)> = match tls {
+        None => Some((Box::new(client), Box::new(server))),
+        Some(tls) => tls.both(client, server).await,
+    };
+    let Some((mut client, mut server)) = wires else { return };
     let (mut from_client, mut from_server) = (Reader::default(), Reader::default());
     loop {
         let Some(head) = from_client.head(&mut client).await else { return };
@@ -229,25 +296,30 @@ async fn serve(mut client: TcpStream, server: u16, shared: Arc<Shared>) {
 }
 
 async fn pass(
-    client: &mut TcpStream,
-    server: &mut TcpStream,
+    client: &mut BoxWire,
+    server: &mut BoxWire,
     from_server: &mut Reader,
     head: &str,
     body: &[u8],
 ) -> Option<()> {
     let answer = ask(server, from_server, head, body).await?;
-    client.write_all(&answer).await.ok()
+    send(client, &[&answer]).await
 }
 
 async fn pass_bulk(
-    client: &mut TcpStream,
-    server: &mut TcpStream,
+    client: &mut BoxWire,
+    server: &mut BoxWire,
     from_server: &mut Reader,
     head: &str,
     body: &[u8],
     shared: &Arc<Shared>,
 ) -> Option<()> {
     let _in_flight = InFlight::begin(shared);
+    let page = shared.page.lock().unwrap().clone();
+    if let Some(page) = page {
+        shared.refused.fetch_add(1, Relaxed);
+        return send(client, &[page.as_bytes()]).await;
+    }
     if take_one(&shared.refusals) {
         shared.refused.fetch_add(1, Relaxed);
         let text = r#"{"error":{"type":"es_rejected_execution_exception","reason":"test"},"status":429}"#;
@@ -255,7 +327,7 @@ async fn pass_bulk(
             "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",
             text.len()
         );
-        return client.write_all(answer.as_bytes()).await.ok();
+        return send(client, &[answer.as_bytes()]).await;
     }
     tokio::time::sleep(Duration::from_millis(shared.hold_ms.load(Relaxed))).await;
     let (puts, deletes) = count_actions(body);
@@ -275,7 +347,7 @@ async fn pass_bulk(
         return None;
     }
     tokio::time::sleep(Duration::from_millis(shared.delay_ms.load(Relaxed))).await;
-    client.write_all(&answer).await.ok()?;
+    send(client, &[&answer]).await?;
     shared.answered.fetch_add(1, Relaxed);
     Some(())
 }
@@ -299,15 +371,21 @@ fn count_actions(body: &[u8]) -> (u64, u64) {
 }
 
 /// Sends a request and reads the whole answer, as bytes.
-async fn ask(server: &mut TcpStream, from_server: &mut Reader, head: &str, body: &[u8]) -> Option<Vec<u8>> {
-    server.write_all(head.as_bytes()).await.ok()?;
-    server.write_all(body).await.ok()?;
+async fn ask(server: &mut BoxWire, from_server: &mut Reader, head: &str, body: &[u8]) -> Option<Vec<u8>> {
+    send(server, &[head.as_bytes(), body]).await?;
     let answer_head = from_server.head(server).await?;
     let kind = if head.starts_with("HEAD ") { Body::None } else { Body::Answer };
     let answer_body = from_server.body(server, &answer_head, kind, 0).await?;
     let mut answer = answer_head.into_bytes();
     answer.extend_from_slice(&answer_body);
     Some(answer)
+}
+
+async fn send(to: &mut BoxWire, parts: &[&[u8]]) -> Option<()> {
+    for part in parts {
+        to.write_all(part).await.ok()?;
+    }
+    to.flush().await.ok()
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
@@ -333,7 +411,7 @@ struct Reader {
 
 impl Reader {
     /// Reads more; `None` at the end or at a failure.
-    async fn more(&mut self, from: &mut TcpStream) -> Option<usize> {
+    async fn more(&mut self, from: &mut BoxWire) -> Option<usize> {
         match from.read_buf(&mut self.buffer).await {
             Ok(0) | Err(_) => None,
             Ok(count) => Some(count),
@@ -341,7 +419,7 @@ impl Reader {
     }
 
     /// Up to and with the empty line.
-    async fn head(&mut self, from: &mut TcpStream) -> Option<String> {
+    async fn head(&mut self, from: &mut BoxWire) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = self.buffer.drain(..end + 4).collect();
@@ -352,7 +430,7 @@ impl Reader {
     }
 
     /// The body's bytes as they came, chunk frames included.
-    async fn body(&mut self, from: &mut TcpStream, head: &str, kind: Body, limit: u64) -> Option<Vec<u8>> {
+    async fn body(&mut self, from: &mut BoxWire, head: &str, kind: Body, limit: u64) -> Option<Vec<u8>> {
         let status = head.split(' ').nth(1).unwrap_or_default();
         if kind == Body::None || (kind == Body::Answer && ["204", "304"].contains(&status)) {
             return Some(Vec::new());
@@ -374,7 +452,7 @@ impl Reader {
         Some(self.buffer.drain(..length).collect())
     }
 
-    async fn chunks(&mut self, from: &mut TcpStream) -> Option<Vec<u8>> {
+    async fn chunks(&mut self, from: &mut BoxWire) -> Option<Vec<u8>> {
         let mut at = 0;
         loop {
             let line_end = loop {

@@ -8,17 +8,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
 use rustix::process::Signal;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
-use super::http::Http;
 use super::processes::{self, Grandchild, free_port, fresh_folder, source_path};
-use super::{Scale, fresh_name, poll_until, scale};
+use super::{fresh_name, poll_until};
+
+pub(crate) use super::search::{Engine, Search};
 
 /// Fetching a server into an empty cache is part of its first start.
-const START_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(600);
 /// From the polite signal to SIGKILL.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// From the end of a server to that of the processes that it had started.
@@ -26,18 +26,18 @@ const ORPHAN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A server's process, and how to start it again on the same data and port.
 #[derive(Debug)]
-struct Server {
-    script: &'static str,
-    environment: Vec<(String, String)>,
-    arguments: Vec<String>,
-    ends_by: Signal,
-    folder: PathBuf,
-    port: u16,
-    child: Mutex<Option<Child>>,
+pub(super) struct Server {
+    pub(super) script: &'static str,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) arguments: Vec<String>,
+    pub(super) ends_by: Signal,
+    pub(super) folder: PathBuf,
+    pub(super) port: u16,
+    pub(super) child: Mutex<Option<Child>>,
 }
 
 impl Server {
-    fn launch(&self) {
+    pub(super) fn launch(&self) {
         let log = File::options().create(true).append(true).open(self.folder.join("server.log")).unwrap();
         let mut command = Command::new(source_path("scripts/servers").join(self.script));
         command.arg(self.port.to_string()).arg(self.folder.join("data")).args(&self.arguments);
@@ -47,7 +47,7 @@ impl Server {
     }
 
     /// Fails the test, with the end of the server's log, if the process has ended.
-    fn assert_runs(&self) {
+    pub(super) fn assert_runs(&self) {
         let mut child = self.child.lock().unwrap();
         let Some(status) = child.as_mut().and_then(|child| child.try_wait().unwrap()) else { return };
         let log = fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
@@ -56,7 +56,7 @@ impl Server {
     }
 
     /// Stops it by its polite signal, or by `signal`; SIGKILL after a limit.
-    fn stop(&self, signal: Signal) {
+    pub(super) fn stop(&self, signal: Signal) {
         let Some(mut child) = self.child.lock().unwrap().take() else { return };
         let grandchildren = Grandchild::all_of(&child);
         processes::signal(&child, signal);
@@ -269,87 +269,5 @@ impl Drop for Database {
         if let Some(live) = LIVE_DATABASES.lock().unwrap().as_mut() {
             live.remove(&self.name);
         }
-    }
-}
-
-/// Which search server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Engine {
-    Elasticsearch8,
-    OpenSearch2,
-}
-
-/// A real Elasticsearch or OpenSearch.
-#[derive(Debug)]
-pub(crate) struct Search {
-    server: Server,
-    pub(crate) engine: Engine,
-    pub(crate) http: Http,
-}
-
-impl Search {
-    /// The shared server of that kind.
-    pub(crate) async fn shared(engine: Engine) -> &'static Self {
-        static ELASTICSEARCH: OnceCell<Search> = OnceCell::const_new();
-        static OPENSEARCH: OnceCell<Search> = OnceCell::const_new();
-        let cell = match engine {
-            Engine::Elasticsearch8 => &ELASTICSEARCH,
-            Engine::OpenSearch2 => &OPENSEARCH,
-        };
-        cell.get_or_init(|| Self::start(engine, &[])).await
-    }
-
-    /// A server of one's own; `settings` as in `["http.max_content_length=2mb"]`.
-    pub(crate) async fn start(engine: Engine, settings: &[&str]) -> Self {
-        // 512 MiB are full after some 200,000 of the suite's documents: its circuit breaker trips.
-        let heap = if scale() == Scale::Full { "1g" } else { "512m" };
-        Self::start_with(engine, heap, settings).await
-    }
-
-    /// As [`Self::start`], with a heap for a thousand indices and documents of many megabytes.
-    pub(crate) async fn roomy(engine: Engine, settings: &[&str]) -> Self {
-        let heap = if scale() == Scale::Full { "4g" } else { "1g" };
-        Self::start_with(engine, heap, settings).await
-    }
-
-    async fn start_with(engine: Engine, heap: &str, settings: &[&str]) -> Self {
-        let port = free_port(100);
-        let server = Server {
-            script: match engine {
-                Engine::Elasticsearch8 => "start-es8.sh",
-                Engine::OpenSearch2 => "start-os2.sh",
-            },
-            environment: vec![("HEAP".into(), heap.into())],
-            arguments: settings.iter().map(|&setting| setting.into()).collect(),
-            ends_by: Signal::TERM,
-            folder: fresh_folder("search"),
-            port,
-            child: Mutex::new(None),
-        };
-        let search = Self { server, engine, http: Http::new(port) };
-        search.start_again().await;
-        search
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.server.port
-    }
-
-    /// Stops it: `Signal::TERM` cleanly, `Signal::KILL` as a crash does.
-    pub(crate) fn stop(&self, signal: Signal) {
-        self.server.stop(signal);
-    }
-
-    /// Starts it on its data and port, and waits until it answers and its shards are there.
-    pub(crate) async fn start_again(&self) {
-        self.server.launch();
-        poll_until("an answer of the search server", START_LIMIT, async || {
-            self.server.assert_runs();
-            let health = "/_cluster/health?wait_for_status=yellow&timeout=5s";
-            let root = self.http.try_call(Method::GET, "/", None).await.ok()?;
-            let health = self.http.try_call(Method::GET, health, None).await.ok()?;
-            (root.0.is_success() && health.0.is_success()).then_some(())
-        })
-        .await;
     }
 }

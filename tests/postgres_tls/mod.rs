@@ -4,7 +4,6 @@
 //! (`pg_hba.conf`): so whether a connection was encrypted is the server's word. The proxy before the search server
 //! runs beside a test, which waits for processes: hence several threads.
 
-mod certificates;
 mod rotation;
 mod verification;
 
@@ -19,7 +18,7 @@ use crate::harness::pair::{Pair, Setup};
 use crate::harness::processes::fresh_folder;
 use crate::harness::servers::{Postgres, client};
 
-use certificates::{Authority, Paper, give_to_the_server, write, write_private};
+use crate::harness::certificates::{Authority, Paper, give_to_the_server, write, write_private};
 
 /// Every role's password.
 const PASSWORD: &str = "s3cret-of-the-role";

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::certificates::write;
 use super::*;
+use crate::harness::certificates::write;
 use crate::harness::pair::PATIENCE;
 use crate::harness::rowtide::Line;
 

@@ -1,7 +1,7 @@
 //! Whose certificate is believed, and what is said of one that is not.
 
-use super::certificates::{Authority, Paper, self_signed, write, write_private};
 use super::*;
+use crate::harness::certificates::{Authority, Paper, self_signed, write, write_private};
 
 /// What `sslmode` says of a server with this certificate.
 async fn shown(server: &Server, pair: &Pair, paper: &Paper, lines: &str, code: i32, says: &str) {

@@ -1,4 +1,5 @@
-//! T29 to T35 and T45 at the target itself: Rowtide's own requests against real servers.
+//! T29 to T35 and T45 at the target itself: Rowtide's own requests against real servers. Each is run here on
+//! Elasticsearch 8 and OpenSearch 2, and in `targets` on the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,41 @@ use crate::harness::fresh_name;
 use crate::harness::proxy::Proxy;
 use crate::harness::servers::{Engine, Search};
 
-const ENGINES: [Engine; 2] = [Engine::Elasticsearch8, Engine::OpenSearch2];
+/// A test of each function here, on these engines.
+macro_rules! tests_on {
+    ($engines:expr) => {
+        $crate::traps::elasticsearch::tests_on! { $engines;
+            t29_t30_t31_versions_decide_and_deletes_carry_them
+            t32_a_poison_document_fails_alone
+            t35_every_value_of_a_kind_is_taken_as_it_is
+            t45_only_create_index_makes_an_index
+            t45_an_index_that_was_made_again_has_another_uuid_and_a_plain_one_is_refused
+            all_ids_are_listed_page_by_page
+            the_state_document_changes_only_by_compare_and_set
+            a_lease_is_held_renewed_and_given_back
+            a_running_request_is_found_by_its_name
+            what_is_not_known_is_said_so_and_nothing_is_sent_twice
+            a_node_that_is_away_is_passed_over
+            t33_a_body_beyond_the_limit_is_too_large_or_unresolved
+            compressed_requests_to_nodes_that_the_cluster_names_write_the_same_documents
+        }
+    };
+    ($engines:expr; $($name:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                $crate::traps::elasticsearch::$name(&$engines).await;
+            }
+        )*
+    };
+}
+pub(crate) use tests_on;
+
+mod on_es8_and_os2 {
+    use crate::harness::servers::Engine;
+
+    super::tests_on!([Engine::Elasticsearch8, Engine::OpenSearch2]);
+}
 
 fn target(ports: &[u16]) -> Elasticsearch {
     let nodes = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
@@ -50,10 +85,9 @@ fn failed_as(outcome: &Outcome, wanted: u16, part_of_kind: &str) -> bool {
     matches!(outcome, Outcome::Failed { status, kind, .. } if *status == wanted && kind.contains(part_of_kind))
 }
 
-#[tokio::test]
-async fn t29_t30_t31_versions_decide_and_deletes_carry_them() {
+pub(crate) async fn t29_t30_t31_versions_decide_and_deletes_carry_them(engines: &[Engine]) {
     use Outcome::{Stale, Written};
-    for engine in ENGINES {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("t30"));
         let target = target(&[search.port()]);
         target.create_index(&spec(&alias, &[("n", Kind::Integer { bits: 32 })])).await.unwrap();
@@ -83,9 +117,8 @@ async fn t29_t30_t31_versions_decide_and_deletes_carry_them() {
     }
 }
 
-#[tokio::test]
-async fn t32_a_poison_document_fails_alone() {
-    for engine in ENGINES {
+pub(crate) async fn t32_a_poison_document_fails_alone(engines: &[Engine]) {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("t32"));
         let target = target(&[search.port()]);
         target.create_index(&spec(&alias, &[("b", Kind::Boolean)])).await.unwrap();
@@ -99,8 +132,7 @@ async fn t32_a_poison_document_fails_alone() {
     }
 }
 
-#[tokio::test]
-async fn t35_every_value_of_a_kind_is_taken_as_it_is() {
+pub(crate) async fn t35_every_value_of_a_kind_is_taken_as_it_is(engines: &[Engine]) {
     let list = |kind: Kind| Kind::Array(Box::new(kind));
     let fields = [
         ("boolean", Kind::Boolean),
@@ -126,7 +158,7 @@ async fn t35_every_value_of_a_kind_is_taken_as_it_is() {
         r#"{"date":"0044-03-15 BC","timestamp":"0044-03-15T00:00:00 BC","json":[1,{"a":2},null],"boolean":null,"text":null,"later":"not in the mapping"}"#,
         r#"{"date":"0001-01-01","timestamp":"294276-12-31T23:59:59.999999Z","json":null,"decimal":-0.000000000000000000000000000000000000001}"#,
     ];
-    for engine in ENGINES {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("t35"));
         let target = target(&[search.port()]);
         target.create_index(&spec(&alias, &fields)).await.unwrap();
@@ -155,9 +187,8 @@ async fn t35_every_value_of_a_kind_is_taken_as_it_is() {
     }
 }
 
-#[tokio::test]
-async fn t45_only_create_index_makes_an_index() {
-    for engine in ENGINES {
+pub(crate) async fn t45_only_create_index_makes_an_index(engines: &[Engine]) {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("t45"));
         let target = target(&[search.port()]);
         let other = fresh_name("t45other");
@@ -183,9 +214,10 @@ async fn t45_only_create_index_makes_an_index() {
     }
 }
 
-#[tokio::test]
-async fn t45_an_index_that_was_made_again_has_another_uuid_and_a_plain_one_is_refused() {
-    for engine in ENGINES {
+pub(crate) async fn t45_an_index_that_was_made_again_has_another_uuid_and_a_plain_one_is_refused(
+    engines: &[Engine],
+) {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("t45"));
         let target = target(&[search.port()]);
         let wanted = spec(&alias, &[("a", Kind::Text)]);
@@ -218,9 +250,8 @@ async fn t45_an_index_that_was_made_again_has_another_uuid_and_a_plain_one_is_re
     }
 }
 
-#[tokio::test]
-async fn all_ids_are_listed_page_by_page() {
-    for engine in ENGINES {
+pub(crate) async fn all_ids_are_listed_page_by_page(engines: &[Engine]) {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("ids"));
         let target = target(&[search.port()]);
         target.create_index(&spec(&alias, &[])).await.unwrap();
@@ -247,9 +278,8 @@ async fn all_ids_are_listed_page_by_page() {
     }
 }
 
-#[tokio::test]
-async fn the_state_document_changes_only_by_compare_and_set() {
-    for engine in ENGINES {
+pub(crate) async fn the_state_document_changes_only_by_compare_and_set(engines: &[Engine]) {
+    for &engine in engines {
         let (search, id) = (Search::shared(engine).await, fresh_name("a pipeline/ö"));
         let target = target(&[search.port()]);
         assert_eq!(target.load_state(&id).await.unwrap(), None);
@@ -280,9 +310,8 @@ async fn the_state_document_changes_only_by_compare_and_set() {
     }
 }
 
-#[tokio::test]
-async fn a_lease_is_held_renewed_and_given_back() {
-    for engine in ENGINES {
+pub(crate) async fn a_lease_is_held_renewed_and_given_back(engines: &[Engine]) {
+    for &engine in engines {
         let search = Search::shared(engine).await;
         let (target, world) = (Arc::new(target(&[search.port()])), RealWorld::shared());
         let claim = Claim { id: fresh_name("lease"), store: "store".to_owned(), store_is_locked: true };
@@ -300,9 +329,8 @@ async fn a_lease_is_held_renewed_and_given_back() {
     }
 }
 
-#[tokio::test]
-async fn a_running_request_is_found_by_its_name() {
-    for engine in ENGINES {
+pub(crate) async fn a_running_request_is_found_by_its_name(engines: &[Engine]) {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("running"));
         let target = target(&[search.port()]);
         target.create_index(&spec(&alias, &[("text", Kind::Text)])).await.unwrap();
@@ -325,9 +353,8 @@ async fn a_running_request_is_found_by_its_name() {
     }
 }
 
-#[tokio::test]
-async fn what_is_not_known_is_said_so_and_nothing_is_sent_twice() {
-    for engine in ENGINES {
+pub(crate) async fn what_is_not_known_is_said_so_and_nothing_is_sent_twice(engines: &[Engine]) {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("lost"));
         let proxy = Proxy::start(search.port()).await;
         let target = target(&[proxy.port]);
@@ -345,23 +372,23 @@ async fn what_is_not_known_is_said_so_and_nothing_is_sent_twice() {
     }
 }
 
-#[tokio::test]
-async fn a_node_that_is_away_is_passed_over() {
-    let (search, alias) = (Search::shared(Engine::Elasticsearch8).await, fresh_name("nodes"));
-    // Bound and closed again: nobody listens there.
-    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let alone = target(&[away]);
-    let refused = alone.index(&alias).await;
-    assert!(matches!(refused, Err(TargetError::NotExecuted { .. })), "{refused:?}");
-    let both = target(&[away, search.port()]);
-    for _ in 0..4 {
-        assert_eq!(both.index(&alias).await.unwrap(), None);
+pub(crate) async fn a_node_that_is_away_is_passed_over(engines: &[Engine]) {
+    for &engine in engines {
+        let (search, alias) = (Search::shared(engine).await, fresh_name("nodes"));
+        // Bound and closed again: nobody listens there.
+        let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let alone = target(&[away]);
+        let refused = alone.index(&alias).await;
+        assert!(matches!(refused, Err(TargetError::NotExecuted { .. })), "{refused:?}");
+        let both = target(&[away, search.port()]);
+        for _ in 0..4 {
+            assert_eq!(both.index(&alias).await.unwrap(), None);
+        }
     }
 }
 
-#[tokio::test]
-async fn t33_a_body_beyond_the_limit_is_too_large_or_unresolved() {
-    for engine in ENGINES {
+pub(crate) async fn t33_a_body_beyond_the_limit_is_too_large_or_unresolved(engines: &[Engine]) {
+    for &engine in engines {
         let search = Search::start(engine, &["http.max_content_length=1mb"]).await;
         let (target, alias) = (target(&[search.port()]), fresh_name("t33"));
         target.create_index(&spec(&alias, &[])).await.unwrap();
@@ -393,9 +420,10 @@ fn packing(port: u16) -> Elasticsearch {
     Elasticsearch::new(Settings { gzip: true, sniff: true, ..settings }, RealWorld::shared()).unwrap()
 }
 
-#[tokio::test]
-async fn compressed_requests_to_nodes_that_the_cluster_names_write_the_same_documents() {
-    for engine in ENGINES {
+pub(crate) async fn compressed_requests_to_nodes_that_the_cluster_names_write_the_same_documents(
+    engines: &[Engine],
+) {
+    for &engine in engines {
         let (search, alias) = (Search::shared(engine).await, fresh_name("packed"));
         let proxy = Proxy::start(search.port()).await;
         let target = packing(proxy.port);

@@ -1,5 +1,5 @@
 //! What hurt everyone before: a test for each trap, named by its number.
 
-mod elasticsearch;
+pub(crate) mod elasticsearch;
 mod postgres;
 mod several;

@@ -1,9 +1,20 @@
 package rowtide.servers;
 
+import java.io.IOException;
 import java.util.Collection;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.function.BiFunction;
 import java.util.function.Predicate;
 import java.util.function.Supplier;
+import java.util.regex.Pattern;
+import org.apache.lucene.analysis.FilteringTokenFilter;
+import org.apache.lucene.analysis.TokenStream;
+import org.apache.lucene.analysis.email.UAX29URLEmailTokenizer;
+import org.apache.lucene.analysis.pattern.PatternCaptureGroupTokenFilter;
+import org.apache.lucene.analysis.tokenattributes.CharTermAttribute;
 import org.elasticsearch.Build;
 import org.elasticsearch.client.internal.node.NodeClient;
 import org.elasticsearch.cluster.metadata.IndexNameExpressionResolver;
@@ -16,7 +27,11 @@ import org.elasticsearch.common.settings.Settings;
 import org.elasticsearch.common.settings.SettingsFilter;
 import org.elasticsearch.features.NodeFeature;
 import org.elasticsearch.index.IndexVersion;
+import org.elasticsearch.index.analysis.TokenFilterFactory;
+import org.elasticsearch.index.analysis.TokenizerFactory;
+import org.elasticsearch.indices.analysis.AnalysisModule.AnalysisProvider;
 import org.elasticsearch.plugins.ActionPlugin;
+import org.elasticsearch.plugins.AnalysisPlugin;
 import org.elasticsearch.plugins.Plugin;
 import org.elasticsearch.rest.BaseRestHandler;
 import org.elasticsearch.rest.RestController;
@@ -26,8 +41,11 @@ import org.elasticsearch.rest.RestResponse;
 import org.elasticsearch.rest.RestStatus;
 import org.elasticsearch.xcontent.XContentBuilder;
 
-/** GET / of Elasticsearch 8. The module of its own, rest-root, is not on Maven. The body is the same. */
-public class RestRootPlugin extends Plugin implements ActionPlugin {
+/**
+ * GET / of Elasticsearch 8 and 9. The module of its own, rest-root, is not on Maven. The body is the same. Also what the
+ * index .security needs of analysis-common, which is not there either. A line marked "only N" is for that version alone.
+ */
+public class RestRootPlugin extends Plugin implements ActionPlugin, AnalysisPlugin {
     private volatile ClusterService cluster;
 
     @Override
@@ -38,10 +56,62 @@ public class RestRootPlugin extends Plugin implements ActionPlugin {
 
     @Override
     public Collection<RestHandler> getRestHandlers(
-            Settings settings, NamedWriteableRegistry registry, RestController controller, ClusterSettings clusterSettings,
-            IndexScopedSettings indexSettings, SettingsFilter filter, IndexNameExpressionResolver resolver,
+            /** only 8 **/ Settings settings, NamedWriteableRegistry registry, RestController controller,
+            /** only 8 **/ ClusterSettings clusterSettings, IndexScopedSettings indexSettings, SettingsFilter filter,
+            /** only 8 **/ IndexNameExpressionResolver resolver,
+            /** only 9 **/ ActionPlugin.RestHandlersServices services,
             Supplier<DiscoveryNodes> nodes, Predicate<NodeFeature> features) {
         return List.of(new Root());
+    }
+
+    @Override
+    public Map<String, AnalysisProvider<TokenizerFactory>> getTokenizers() {
+        return Map.of("uax_url_email", (index, environment, name, settings) ->
+                TokenizerFactory.newFactory(name, UAX29URLEmailTokenizer::new));
+    }
+
+    @Override
+    public Map<String, AnalysisProvider<TokenFilterFactory>> getTokenFilters() {
+        return Map.of(
+                "pattern_capture", filter((settings, input) -> new PatternCaptureGroupTokenFilter(
+                        input, settings.getAsBoolean("preserve_original", true),
+                        settings.getAsList("patterns").stream().map(Pattern::compile).toArray(Pattern[]::new))),
+                "unique", filter((settings, input) -> new Unique(input)));
+    }
+
+    private static AnalysisProvider<TokenFilterFactory> filter(BiFunction<Settings, TokenStream, TokenStream> make) {
+        return (index, environment, name, settings) -> new TokenFilterFactory() {
+            @Override
+            public String name() {
+                return name;
+            }
+
+            @Override
+            public TokenStream create(TokenStream input) {
+                return make.apply(settings, input);
+            }
+        };
+    }
+
+    /** Each token once. */
+    private static final class Unique extends FilteringTokenFilter {
+        private final CharTermAttribute term = addAttribute(CharTermAttribute.class);
+        private final Set<String> seen = new HashSet<>();
+
+        Unique(TokenStream input) {
+            super(input);
+        }
+
+        @Override
+        protected boolean accept() {
+            return seen.add(term.toString());
+        }
+
+        @Override
+        public void reset() throws IOException {
+            super.reset();
+            seen.clear();
+        }
     }
 
     private class Root extends BaseRestHandler {

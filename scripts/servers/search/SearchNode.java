@@ -11,7 +11,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.function.Supplier;
 
 /**
- * Starts a real Elasticsearch 8 or OpenSearch 2 node in this JVM, without the bootstrap of its distribution (which
+ * Starts a real Elasticsearch or OpenSearch node in this JVM, without the bootstrap of its distribution (which
  * refuses root and a small machine). By reflection, because both engines and several versions are started by it.
  * Arguments: HOME CONFIG_DIR [setting=value...]. Modules come from HOME/modules.
  */

@@ -1,8 +1,12 @@
 # shellcheck shell=bash disable=SC2154,SC2164 # the sourcing script sets `set -e` and what is described here
-# node.sh: sourced by start-es8.sh and start-os2.sh, which set name, version, engine (elasticsearch|opensearch),
-# java_min, server (Maven coordinates), modules (lines of name|class|coordinate|extends) and jvm (arguments).
+# node.sh: sourced by start-es*.sh and start-os*.sh, which set name, version, engine (elasticsearch|opensearch),
+# java_min, server (Maven coordinates), modules (lines of name|class|coordinate|extends|exclusions) and jvm (arguments);
+# and where they need it: archives (coordinates of zips), after_layout and before_start (functions).
 #
 #   start-X.sh PORT DATADIR [setting=value...]     HTTP on 127.0.0.1:PORT, transport on PORT+100 (PORT-100 above 65435)
+#
+# A later setting wins, so node.name=... renames the node. With discovery.seed_hosts=HOST:TRANSPORT,... (and, at the first
+# start, cluster.initial_master_nodes=NAME,...) it is one node of a cluster, else it is alone.
 #
 #   PROVISION_ONLY=1     only fetch into the cache
 #   HEAP=512m            the JVM's heap; the process takes 300 MiB idle and 650 MiB after load
@@ -31,35 +35,44 @@ home=$cache/$name-$version
 # shellcheck source=scripts/servers/java.sh
 . "$here/../java.sh"
 find_java "$java_min" || {
-  echo "$name $version needs a JDK $java_min or later in /usr/lib/jvm or JAVA_HOME: run scripts/servers/install" >&2
+  echo "$name $version needs a JDK $java_min or later: set JAVA_HOME to one, or put it into /usr/lib/jvm" \
+    "(scripts/servers/install brings 17 and no later one)" >&2
   exit 1
 }
 
 # Maven resolves each unit (the server, each module) by itself, as one reactor: one start of Maven.
-# write_pom UNIT COORDINATE...
+# write_pom UNIT EXCLUSIONS COORDINATE...: exclusions are group:artifact,...; a coordinate may end in :zip.
 write_pom() {
-  local unit=$1 group artifact release coordinate
-  shift
+  local unit=$1 group artifact release kind coordinate exclusion exclusions=''
+  for exclusion in ${2//,/ }; do
+    exclusions+="<exclusion><groupId>${exclusion%%:*}</groupId><artifactId>${exclusion#*:}</artifactId></exclusion>"
+  done
+  shift 2
   mkdir -p "$build/$unit"
   {
     echo '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
     echo "<groupId>rowtide.servers</groupId><artifactId>$unit</artifactId><version>1</version><packaging>pom</packaging><dependencies>"
     for coordinate in "$@"; do
-      IFS=: read -r group artifact release <<<"$coordinate"
-      echo "<dependency><groupId>$group</groupId><artifactId>$artifact</artifactId><version>$release</version></dependency>"
+      IFS=: read -r group artifact release kind <<<"$coordinate"
+      echo "<dependency><groupId>$group</groupId><artifactId>$artifact</artifactId><version>$release</version>" \
+        "<type>${kind:-jar}</type><exclusions>$exclusions</exclusions></dependency>"
     done
     echo '</dependencies></project>'
   } >"$build/$unit/pom.xml"
 }
 
 fetch_jars() {
-  local module class coordinate extended units='<module>server</module>'
-  write_pom server "${server[@]}"
-  while IFS='|' read -r module class coordinate extended; do
+  local module class coordinate extended exclusions units='<module>server</module>'
+  write_pom server '' "${server[@]}"
+  while IFS='|' read -r module class coordinate extended exclusions; do
     [[ -n $coordinate ]] || continue
-    write_pom "$module" "$coordinate"
+    write_pom "$module" "$exclusions" "$coordinate"
     units+="<module>$module</module>"
   done <<<"$modules"
+  for coordinate in ${archives[@]+"${archives[@]}"}; do
+    write_pom archives '*:*' "$coordinate:zip"
+    units+='<module>archives</module>'
+  done
   echo '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>' \
     '<groupId>rowtide.servers</groupId><artifactId>all</artifactId><version>1</version><packaging>pom</packaging>' \
     "<modules>$units</modules></project>" >"$build/pom.xml"
@@ -73,7 +86,10 @@ lay_out_module() {
   local module=$1 class=$2 coordinate=$3 extended=$4 folder=$fresh/modules/$1 jar
   mkdir -p "$folder"
   if [[ -z $coordinate ]]; then
-    "$JAVA/bin/javac" -nowarn -proc:none -cp "$fresh/lib/*" -d "$build/$module-classes" "$here/${class##*.}.java"
+    # A line that is marked with another major version is not for this one.
+    mkdir -p "$build/$module-source"
+    sed "/^ *\/\*\* only ${version%%.*} \*\*\//b;/^ *\/\*\* only /d" "$here/${class##*.}.java" >"$build/$module-source/${class##*.}.java"
+    "$JAVA/bin/javac" -nowarn -proc:none -cp "$fresh/lib/*" -d "$build/$module-classes" "$build/$module-source/${class##*.}.java"
     "$JAVA/bin/jar" cf "$folder/$module.jar" -C "$build/$module-classes" .
   else
     for jar in "$build/$module"/jars/*.jar; do
@@ -91,7 +107,7 @@ lay_out_module() {
 }
 
 provision() {
-  local fresh build module class coordinate extended library
+  local fresh build module class coordinate extended exclusions library archive
   fresh=$(mktemp -d "$cache/$name-$version.XXXX")
   build=$fresh/build
   mkdir -p "$build" "$fresh/lib" "$fresh/modules" "$fresh/plugins"
@@ -106,9 +122,14 @@ provision() {
       break
     done
   fi
-  while IFS='|' read -r module class coordinate extended; do
+  while IFS='|' read -r module class coordinate extended exclusions; do
     lay_out_module "$module" "$class" "$coordinate" "$extended"
   done <<<"$modules"
+  for coordinate in ${archives[@]+"${archives[@]}"}; do
+    IFS=: read -r _ archive _ <<<"$coordinate"
+    python3 -m zipfile -e "$build/archives/jars/$archive"-*.zip "$build/$archive"
+  done
+  ! declare -F after_layout >/dev/null || after_layout
   "$JAVA/bin/javac" -d "$fresh/launcher" "$here/SearchNode.java"
   rm -rf "$build"
   echo "$recipe" >"$fresh/.recipe"
@@ -118,7 +139,7 @@ provision() {
 
 # What is in the cache is made again when its recipe changed: these files, the coordinates or the JDK.
 recipe=$({
-  printf '%s\n' "${server[@]}" "$modules" "$JAVA_V"
+  printf '%s\n' "${server[@]}" "$modules" "${archives[*]-}" "$JAVA_V"
   cat "$here/SearchNode.java" "$here/RestRootPlugin.java" "$here/node.sh"
 } | sha256sum)
 mkdir -p "$cache"
@@ -143,14 +164,20 @@ rootLogger.appenderRef.console.ref = console
 PROPERTIES
 touch "$data/config/$engine.yml"
 
-# Elasticsearch 8 runs on the module path only, OpenSearch 2 on the class path only.
-if [[ $engine == elasticsearch ]]; then
+! declare -F before_start >/dev/null || before_start
+
+# Elasticsearch runs on the module path only from 8 on, all others on the class path only.
+if [[ $engine == elasticsearch && ${version%%.*} -ge 8 ]]; then
   paths=(-p "$home/lib" --add-modules 'jdk.net,ALL-MODULE-PATH' -cp "$home/launcher")
 else
   paths=(-cp "$home/lib/*:$home/launcher")
 fi
 ((JAVA_V < 21)) || paths+=(--enable-native-access=ALL-UNNAMED)
 transport=$((port <= 65435 ? port + 100 : port - 100))
+alone=(discovery.type=single-node)
+for setting in "$@"; do
+  [[ $setting != discovery.seed_hosts=* ]] || alone=()
+done
 run=()
 [[ -z ${STOP_WITH_PARENT:-} ]] || run=(setpriv --pdeathsig=TERM)
 cd "$data"
@@ -160,5 +187,5 @@ exec ${run[@]+"${run[@]}"} "$JAVA/bin/java" -Xms"${HEAP:-512m}" -Xmx"${HEAP:-512
   -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dfile.encoding=UTF-8 -Djava.awt.headless=true \
   -Djava.io.tmpdir="$data/tmp" "${jvm[@]}" "${paths[@]}" rowtide.servers.SearchNode "$home" "$data/config" \
   path.data="$data/data" path.logs="$data/logs" cluster.name="$name" node.name="$name" network.host=127.0.0.1 \
-  http.port="$port" transport.port="$transport" discovery.type=single-node \
+  http.port="$port" transport.port="$transport" ${alone[@]+"${alone[@]}"} \
   cluster.routing.allocation.disk.threshold_enabled=false "$@"

@@ -8,19 +8,19 @@ use std::process::Command;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 /// A certificate and its key, in PEM.
-pub(super) struct Paper {
-    pub(super) certificate: String,
-    pub(super) key: String,
+pub(crate) struct Paper {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 /// Who issues certificates.
-pub(super) struct Authority {
-    pub(super) certificate: String,
+pub(crate) struct Authority {
+    pub(crate) certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::default();
         parameters.distinguished_name.push(DnType::CommonName, name);
@@ -30,14 +30,14 @@ impl Authority {
     }
 
     /// For these hosts, until the end of this year.
-    pub(super) fn issue(&self, hosts: &[&str], last_year: i32) -> Paper {
+    pub(crate) fn issue(&self, hosts: &[&str], last_year: i32) -> Paper {
         let key = KeyPair::generate().unwrap();
         let certificate = parameters(hosts, last_year).signed_by(&key, &self.issuer).unwrap().pem();
         Paper { certificate, key: key.serialize_pem() }
     }
 
     /// For a client; the common name is the role.
-    pub(super) fn issue_to(&self, role: &str) -> Paper {
+    pub(crate) fn issue_to(&self, role: &str) -> Paper {
         let key = KeyPair::generate().unwrap();
         let mut parameters = parameters(&[], 2999);
         parameters.distinguished_name.push(DnType::CommonName, role);
@@ -47,7 +47,7 @@ impl Authority {
 }
 
 /// Signed by nobody else, and marked as an authority's, as `openssl req -x509` makes it.
-pub(super) fn self_signed(hosts: &[&str], last_year: i32) -> Paper {
+pub(crate) fn self_signed(hosts: &[&str], last_year: i32) -> Paper {
     let key = KeyPair::generate().unwrap();
     let mut parameters = parameters(hosts, last_year);
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -63,7 +63,7 @@ fn parameters(hosts: &[&str], last_year: i32) -> CertificateParams {
 }
 
 /// Writes a file for everybody.
-pub(super) fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
@@ -71,14 +71,14 @@ pub(super) fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 /// Writes a file that only this user may read.
-pub(super) fn write_private(folder: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn write_private(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = write(folder, name, text);
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     path
 }
 
 /// Gives a file to the user whom `start-pg.sh` lets the server run as.
-pub(super) fn give_to_the_server(path: &Path) {
+pub(crate) fn give_to_the_server(path: &Path) {
     if !rustix::process::getuid().is_root() {
         return;
     }

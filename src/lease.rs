@@ -299,9 +299,9 @@ impl Shared {
                     self.keep(&mut held, Stored { document: wanted, revision }, sent);
                     return Ok(());
                 }
-                Err(TargetError::NotExecuted { .. }) => self.world.sleep(PAUSE).await,
+                Err(error) if error.is_not_executed() => self.world.sleep(PAUSE).await,
                 // Ours may have been executed, or may be later, or somebody else's was.
-                Err(TargetError::Unresolved { .. } | TargetError::Conflict { .. }) => {
+                Err(error) if error.is_unresolved() || matches!(error, TargetError::Conflict { .. }) => {
                     if self.read_after(&mut held, &wanted, sent).await? {
                         return Ok(());
                     }
@@ -321,7 +321,7 @@ impl Shared {
         let stored = loop {
             match load(&*self.target, &self.world, &self.id).await {
                 Ok(stored) => break stored,
-                Err(TargetError::NotExecuted { .. } | TargetError::Unresolved { .. }) => {
+                Err(error) if error.is_not_executed() || error.is_unresolved() => {
                     self.world.sleep(PAUSE).await;
                 }
                 Err(error) => return Err(LeaseError::Target(error)),
@@ -469,7 +469,7 @@ impl Taking<'_> {
 
     async fn wait_for_target(&self, error: TargetError) -> Result<(), LeaseError> {
         match error {
-            TargetError::NotExecuted { .. } | TargetError::Unresolved { .. } => {
+            error if error.is_not_executed() || error.is_unresolved() => {
                 (self.on_wait)(Waiting::ForTarget(error));
                 self.world.sleep(PAUSE).await;
                 Ok(())

@@ -1,7 +1,8 @@
 //! The one retry policy (law 7): what to do about each failure of the target.
 //!
 //! ```text
-//!   the world's fault (busy, away, full)        ─► Again, for ever, slower and slower
+//!   the world's fault (away, full)              ─► Again, for ever, slower and slower
+//!   too much for it now (429, circuit breakers) ─► Busy: again, as the lanes' shared limit lets it
 //!   the set-up's (rights, alias, version)       ─► Halt: a person must act
 //!   the document's (mapping, size)              ─► DeadLetter, at once (T32)
 //!   the request's size (413)                    ─► Split, down to one document (T33)
@@ -18,6 +19,9 @@ use crate::target::TargetError;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait: short enough that a target which is back is noticed soon.
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// The longest wait while the target is there and refuses: such a request costs it nearly nothing, and
+/// the rate is to be back soon after it has room again.
+const BUSY_MOST: Duration = Duration::from_secs(1);
 /// The wait while an index is blocked: a disk is freed by people, not in milliseconds.
 const BLOCKED: Duration = Duration::from_secs(10);
 
@@ -61,6 +65,12 @@ pub enum Verdict {
         /// What is waited for, for `status`; never a document's contents.
         why: String,
     },
+    /// The same again, when the limit shared by all lanes allows it: the target is there, and has no
+    /// room now.
+    Busy {
+        /// What is waited for, for `status`; never a document's contents.
+        why: String,
+    },
     /// The same in two halves; a single document is dead-lettered.
     Split,
     /// A person must act.
@@ -84,9 +94,10 @@ fn halt(state: &'static str, what: String, hint: impl Into<String>) -> Verdict {
 pub fn judge(happened: Happened<'_>) -> Verdict {
     match happened {
         Happened::Request(error) => match error {
-            TargetError::NotExecuted { .. } | TargetError::Unresolved { .. } => {
-                again(Duration::ZERO, error.to_string())
-            }
+            TargetError::NotExecuted { .. }
+            | TargetError::Unresolved { .. }
+            | TargetError::TimedOut { .. } => again(Duration::ZERO, error.to_string()),
+            TargetError::Busy { .. } => Verdict::Busy { why: error.to_string() },
             TargetError::TooLarge { .. } => Verdict::Split,
             TargetError::Conflict { context, reason } => halt(
                 "target-conflict",
@@ -114,7 +125,7 @@ fn judge_item(status: u16, kind: &str, reason: &str, index: &str) -> Verdict {
             _,
             "es_rejected_execution_exception" | "rejected_execution_exception" | "circuit_breaking_exception",
         )
-        | (429, _) => again(Duration::ZERO, why()),
+        | (429, _) => Verdict::Busy { why: why() },
         (
             _,
             "unavailable_shards_exception"
@@ -165,6 +176,12 @@ pub fn backoff(tries: u32, random: u64) -> Duration {
     half + half.mul_f64(random as f64 / u64::MAX as f64)
 }
 
+/// How long nothing is sent to a target that has refused `times` requests in a row (at least 1) for
+/// want of room: as [`backoff`], to at most 1 s.
+pub fn busy_pause(times: u32, random: u64) -> Duration {
+    backoff(times, random).min(BUSY_MOST)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -178,6 +195,7 @@ mod tests {
         match verdict {
             Verdict::Again { after, .. } if after.is_zero() => "again".into(),
             Verdict::Again { .. } => "again later".into(),
+            Verdict::Busy { .. } => "busy".into(),
             Verdict::Split => "split".into(),
             Verdict::Halt(halt) => format!("halt {}", halt.state),
             Verdict::DeadLetter { .. } => "dead".into(),
@@ -187,9 +205,11 @@ mod tests {
     #[test]
     fn t32_every_item_has_one_end() {
         let table = [
-            (429, "es_rejected_execution_exception", "", "again"),
-            (429, "rejected_execution_exception", "", "again"),
-            (429, "circuit_breaking_exception", "", "again"),
+            (429, "es_rejected_execution_exception", "", "busy"),
+            (429, "rejected_execution_exception", "", "busy"),
+            (429, "circuit_breaking_exception", "", "busy"),
+            (503, "circuit_breaking_exception", "", "busy"),
+            (429, "", "", "busy"),
             (503, "unavailable_shards_exception", "", "again"),
             (503, "process_cluster_event_timeout_exception", "", "again"),
             (500, "timeout_exception", "", "again"),
@@ -228,7 +248,9 @@ mod tests {
         let reason = String::new;
         let table = [
             (TargetError::NotExecuted { context, reason: reason() }, "again"),
+            (TargetError::Busy { context, reason: reason() }, "busy"),
             (TargetError::Unresolved { context, reason: reason() }, "again"),
+            (TargetError::TimedOut { context, reason: reason() }, "again"),
             (TargetError::TooLarge { context }, "split"),
             (TargetError::Conflict { context, reason: reason() }, "halt target-conflict"),
             (TargetError::Halt { context, reason: reason(), hint: reason() }, "halt target-refuses"),
@@ -261,5 +283,12 @@ mod tests {
         assert_eq!(backoff(10, u64::MAX), Duration::from_secs(30));
         assert_eq!(backoff(u32::MAX, u64::MAX), Duration::from_secs(30));
         assert_eq!(backoff(u32::MAX, 0), Duration::from_secs(15));
+    }
+
+    #[test]
+    fn a_busy_target_is_asked_at_least_once_a_second() {
+        assert_eq!(busy_pause(1, 0), Duration::from_millis(50));
+        assert_eq!(busy_pause(4, u64::MAX), Duration::from_millis(800));
+        assert_eq!(busy_pause(u32::MAX, u64::MAX), Duration::from_secs(1));
     }
 }

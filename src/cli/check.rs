@@ -102,7 +102,9 @@ fn target_finding(error: TargetError) -> Finding {
             Finding { what: format!("{context}: {reason}"), fix: hint }
         }
         error @ (TargetError::NotExecuted { .. }
+        | TargetError::Busy { .. }
         | TargetError::Unresolved { .. }
+        | TargetError::TimedOut { .. }
         | TargetError::TooLarge { .. }
         | TargetError::Conflict { .. }) => {
             Finding { what: error.to_string(), fix: "start the cluster, or correct nodes".to_owned() }

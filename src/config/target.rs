@@ -30,7 +30,7 @@ pub struct TargetSettings {
     pub bulk_bytes_max: usize,
     /// … or this many actions …
     pub bulk_count_max: usize,
-    /// … or when its first action has waited this long.
+    /// … or this long after the last one of its lane.
     pub linger: Duration,
     /// What to do at a first start with an index that holds documents.
     pub existing: Existing,

@@ -3,8 +3,8 @@
 //! ```text
 //!        ┌──────────────── take what has come, coalesce ◄──────────────┐
 //!        ▼                                                              │
-//!   anything due? ─ no ─► wait: input · linger · backoff · permit · question ─┤
-//!        │ yes                                                          │
+//!   anything due? ─ no ─► wait: input · linger · backoff · permit · turn · question ─┤
+//!        │ yes, and a slot is had                                       │
 //!        └─► cut or repeat ─► send, taking input meanwhile ─► judge ─────┘
 //! ```
 //! `requests` is a stack: the request to send next on top, the other halves of a split one below.
@@ -18,6 +18,7 @@ use sources::budget::Charge;
 use sources::world::{BoxFuture, Moment};
 use tokio::sync::{mpsc, oneshot};
 
+use super::limit::{NotYet, Slot};
 use super::pending::{Entry, Pending};
 use super::request::{Refused, Request};
 use super::settling::{End, Settling};
@@ -59,22 +60,19 @@ pub(super) struct Lane {
     waiting_for: Option<String>,
     /// Requests named so far.
     named: u64,
-    /// The most bytes that the target takes at all: lowered for good by a 413.
-    bytes_max: usize,
-    /// The most bytes that it takes now: halved while it is busy, regained by successes.
-    bytes_now: usize,
+    /// When the last request went out.
+    sent_at: Option<Moment>,
 }
 
 /// What to do next.
 enum Next {
-    Send,
+    Send(Slot),
     Wait { until: Option<Moment>, why: Option<&'static str> },
 }
 
 impl Lane {
     pub(super) fn new(number: usize, shared: Arc<Shared>, input: mpsc::UnboundedReceiver<Input>) -> Self {
         let now = shared.surroundings.world.now();
-        let bytes_max = shared.settings.bulk_bytes_max;
         Self {
             number,
             input,
@@ -91,14 +89,15 @@ impl Lane {
             resumes_at: now,
             waiting_for: None,
             named: 0,
-            bytes_max,
-            bytes_now: bytes_max,
+            sent_at: None,
             shared,
         }
     }
 
     pub(super) async fn run(mut self) {
-        if let Err(halt) = self.work().await {
+        let worked = self.work().await;
+        self.shared.limit.leave(self.number);
+        if let Err(halt) = worked {
             self.shared.halt(halt);
         }
     }
@@ -114,7 +113,7 @@ impl Lane {
             self.answer_drains();
             self.ask();
             match self.next() {
-                Next::Send => self.send().await?,
+                Next::Send(slot) => self.send(slot).await?,
                 Next::Wait { until, why } => {
                     self.tell_status(0, why);
                     if !self.wait(until).await {
@@ -177,20 +176,47 @@ impl Lane {
             let why = Some("the quarantine after an unclean stop");
             return Next::Wait { until: Some(self.opens_at), why };
         }
-        if !self.shared.surroundings.permit.may_write(now) {
+        if !self.may_write(now) {
+            // A lane that cannot go from the head of the line would keep it from the others.
+            self.shared.limit.leave(self.number);
             return Next::Wait { until: Some(now + PERMIT_AGAIN), why: Some("the permission to write") };
         }
-        Next::Send
+        match self.shared.limit.take(self.number, self.bytes_wanted(), now) {
+            Ok(slot) => Next::Send(slot),
+            Err(NotYet { until }) => {
+                let others_wait_for_it = self.waiting_for.is_none();
+                let why = others_wait_for_it.then_some("its turn: the target takes no more at once");
+                Next::Wait { until, why }
+            }
+        }
+    }
+
+    fn may_write(&self, now: Moment) -> bool {
+        self.shared.surroundings.permit.may_write(now)
+    }
+
+    /// About how large the next request will be.
+    fn bytes_wanted(&self) -> usize {
+        let most = self.shared.limit.bytes();
+        match self.requests.last() {
+            Some(request) if request.items.len() > 1 => request.body().len().min(most),
+            Some(request) => request.body().len(),
+            None => {
+                let first = self.pending.first().map_or(0, |entry| entry.action.data.len());
+                first.max(self.pending.ready_bytes().min(most))
+            }
+        }
     }
 
     /// When what is ready is to be sent; `None` when nothing is.
     fn due(&self) -> Option<Moment> {
         let settings = &self.shared.settings;
         let since = self.ready_since?;
-        let full = self.pending.ready_bytes() >= self.bytes_max.min(self.bytes_now)
+        let full = self.pending.ready_bytes() >= self.shared.limit.bytes()
             || self.pending.ready_count() >= settings.bulk_count_max;
         let at_once = full || self.flush || !self.drains.is_empty();
-        Some(if at_once { since } else { since + settings.linger })
+        let paced = self.sent_at.map_or(since, |sent_at| since.max(sent_at + settings.linger));
+        Some(if at_once { since } else { paced })
     }
 
     /// Waits for whatever comes first; `false` when the lanes have ended.
@@ -212,6 +238,7 @@ impl Lane {
                 self.accept(input);
             }
             answer = answered(&mut self.question) => self.learn(answer),
+            () = self.shared.limit.turn(self.number) => {}
             () = timer => {}
         }
         true
@@ -245,8 +272,33 @@ impl Lane {
         }
     }
 
-    async fn send(&mut self) -> Result<(), Halt> {
-        let Some(request) = self.requests.pop() else { return self.cut().await };
+    /// The request to send now: what goes again goes by today's limit.
+    fn take_request(&mut self) -> Option<Request> {
+        let most = self.shared.limit.bytes();
+        let mut request = self.requests.pop()?;
+        while request.body().len() > most {
+            match request.halve() {
+                Ok((first, second)) => {
+                    self.requests.push(second);
+                    request = first;
+                }
+                Err(single) => return Some(single),
+            }
+        }
+        Some(request)
+    }
+
+    async fn send(&mut self, mut slot: Slot) -> Result<(), Halt> {
+        if self.requests.is_empty() {
+            self.cut().await?;
+            // What could never be sent may have taken its time.
+            if self.shared.is_halted() || !self.may_write(self.now()) {
+                return Ok(());
+            }
+        }
+        let Some(request) = self.take_request() else { return Ok(()) };
+        slot.begin(request.body().len(), self.now());
+        self.sent_at = Some(self.now());
         self.named += 1;
         let owner = &self.shared.settings.owner;
         let opaque_id = format!("rowtide-{owner}-{}-{}", self.number, self.named);
@@ -270,19 +322,19 @@ impl Lane {
         };
         drop(bulk);
         match answer {
-            Ok(outcomes) if outcomes.len() == actions => self.judge_items(request, outcomes).await,
+            Ok(outcomes) if outcomes.len() == actions => self.judge_items(request, outcomes, slot).await,
             Ok(outcomes) => {
                 let reason = format!("{} outcomes for {actions} actions", outcomes.len());
                 let error = TargetError::Unresolved { context: "send a bulk request", reason };
-                self.judge_request(request, opaque_id, error).await
+                self.judge_request(request, opaque_id, error, slot).await
             }
-            Err(error) => self.judge_request(request, opaque_id, error).await,
+            Err(error) => self.judge_request(request, opaque_id, error, slot).await,
         }
     }
 
     /// Makes the next request of what is ready and allowed.
     async fn cut(&mut self) -> Result<(), Halt> {
-        let bytes_max = self.bytes_max.min(self.bytes_now);
+        let bytes_max = self.shared.limit.bytes();
         let mut entries: Vec<Entry> = Vec::new();
         let mut refused = Vec::new();
         let mut bytes = 0;

@@ -13,7 +13,8 @@
 //!   put of a strictly higher version (`taint`);
 //! - every action ends as exactly one of law 6's ends, told once, after its dead letter is durable
 //!   or removed;
-//! - the bytes of an action are charged until its request is answered (law 5).
+//! - the bytes of an action are charged until its request is answered (law 5);
+//! - together they have no more in flight than the target and the link take (`limit`).
 //!
 //! Nothing here remembers anything over a restart: a clean stop needs [`Lanes::drain`] to say that
 //! no request is unresolved, else the next process keeps the quarantine first.
@@ -35,6 +36,7 @@ use crate::retry::Halt;
 use crate::target::Target;
 
 mod lane;
+mod limit;
 mod pending;
 mod request;
 mod settling;
@@ -43,6 +45,7 @@ mod taint;
 mod tests;
 
 use lane::Lane;
+use limit::Limit;
 
 /// What an action does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,13 +134,14 @@ impl<F: Fn(Moment) -> bool + Send + Sync> Permit for F {
 /// How lanes work.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How many; each costs a request in flight.
+    /// How many; each may have a request in flight, as long as the target takes so many.
     pub lanes: usize,
     /// The most bytes of a request's body; a larger document goes alone.
     pub bulk_bytes_max: usize,
     /// The most actions of a request.
     pub bulk_count_max: usize,
-    /// How long the first action of a request waits for more.
+    /// The least time from one request of a lane to its next, unless that one is full: what comes
+    /// meanwhile goes together. A lane that has sent nothing for so long sends at once.
     pub linger: Duration,
     /// How long after its connection was closed a request may still reach the target's executor:
     /// twice the `timeout=5s` that every request carries.
@@ -145,9 +149,10 @@ pub struct Settings {
     /// Nothing is sent for so long after the start: what the last process left behind may still be
     /// executed. `None` after a clean stop.
     pub start_quarantine: Option<Duration>,
-    /// A single document of at least this size whose requests are never answered, by a target that
-    /// answers other questions, is dead-lettered: some servers close the socket on what is too
-    /// large (T33). A smaller one is tried for ever.
+    /// A request of at least this size on which the target closes the socket, but goes on to answer
+    /// other questions, is taken for too large, as some servers do with it (T33): it is halved, and a
+    /// single document dead-lettered after some tries. A smaller one is tried for ever, and so is
+    /// one that times out.
     pub suspect_bytes: usize,
     /// The process's name in `X-Opaque-Id`; unique to it.
     pub owner: String,
@@ -233,6 +238,7 @@ struct Shared {
     surroundings: Surroundings,
     events: mpsc::UnboundedSender<Event>,
     halted: AtomicBool,
+    limit: Arc<Limit>,
     status: Vec<Mutex<LaneStatus>>,
 }
 
@@ -263,8 +269,9 @@ impl Lanes {
         let count = settings.lanes.max(1);
         let status = (0..count).map(|_| Mutex::default()).collect();
         let world = surroundings.world.clone();
-        let shared =
-            Arc::new(Shared { settings, surroundings, events, halted: AtomicBool::new(false), status });
+        let limit = Arc::new(Limit::new(count, settings.bulk_bytes_max));
+        let halted = AtomicBool::new(false);
+        let shared = Arc::new(Shared { settings, surroundings, events, halted, limit, status });
         let mut inputs = Vec::with_capacity(count);
         let mut tasks = Vec::with_capacity(count);
         for number in 0..count {

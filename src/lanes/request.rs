@@ -40,7 +40,7 @@ pub(super) struct Request {
     pub(super) items: Vec<InFlight>,
     /// Failed tries in a row, for the backoff.
     pub(super) tries: u32,
-    /// Tries without an answer, since it was last split.
+    /// Tries on which the socket was closed, since it was last split.
     pub(super) lost: u32,
     /// Under what its lost tries are remembered.
     pub(super) taint: Option<u64>,

@@ -29,9 +29,7 @@ impl Lease {
                     shared.standing.send_replace(Standing::Released);
                     return Ok(());
                 }
-                Err(error @ (TargetError::NotExecuted { .. } | TargetError::Unresolved { .. })) => {
-                    last = error
-                }
+                Err(error) if error.is_not_executed() || error.is_unresolved() => last = error,
                 // A renewal of ours, whose answer was lost, or somebody else.
                 Err(TargetError::Conflict { .. }) => {
                     match load(&*shared.target, &shared.world, &shared.id).await {

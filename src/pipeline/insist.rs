@@ -25,6 +25,10 @@ pub(crate) async fn insist<'a, T>(
                 waits(&why);
                 after
             }
+            Verdict::Busy { why } => {
+                waits(&why);
+                Duration::ZERO
+            }
             Verdict::Halt(halt) => return Err(halt),
             // Neither is about a question that carries no documents.
             Verdict::Split | Verdict::DeadLetter { .. } => {

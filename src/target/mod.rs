@@ -47,10 +47,17 @@ pub enum Outcome {
 /// A failure of a whole request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// It is certain that nothing of the request was or will be executed: no connection was made,
-    /// or the target refused it before executing it (429).
+    /// It is certain that nothing of the request was or will be executed: no connection was made.
     #[error("{context}: not executed: {reason}")]
     NotExecuted {
+        /// What was being done.
+        context: &'static str,
+        /// What was answered.
+        reason: String,
+    },
+    /// The target has no room now (429) and refused it before executing it.
+    #[error("{context}: not executed: {reason}")]
+    Busy {
         /// What was being done.
         context: &'static str,
         /// What was answered.
@@ -63,10 +70,19 @@ pub enum TargetError {
         /// What was being done.
         context: &'static str,
     },
-    /// No answer was read, or one that says nothing (timeout, closed socket, 5xx): the request may
+    /// No answer was read, or one that says nothing (closed socket, 5xx): the request may
     /// have been executed, or may be later.
     #[error("{context}: no certain answer: {reason}")]
     Unresolved {
+        /// What was being done.
+        context: &'static str,
+        /// What happened.
+        reason: String,
+    },
+    /// No answer was read within the limit of time. As uncertain as [`Self::Unresolved`], but it shows
+    /// a target or a link that is slow, not a target that closes the socket on what is too large.
+    #[error("{context}: no certain answer: {reason}")]
+    TimedOut {
         /// What was being done.
         context: &'static str,
         /// What happened.
@@ -90,6 +106,18 @@ pub enum TargetError {
         /// What to do.
         hint: String,
     },
+}
+
+impl TargetError {
+    /// Whether it may have been executed, or may be later.
+    pub fn is_unresolved(&self) -> bool {
+        matches!(self, Self::Unresolved { .. } | Self::TimedOut { .. })
+    }
+
+    /// Whether nothing of it was or will be executed, for a reason that passes.
+    pub fn is_not_executed(&self) -> bool {
+        matches!(self, Self::NotExecuted { .. } | Self::Busy { .. })
+    }
 }
 
 /// The format of an index's `_meta.rowtide`, and of how documents and their ids are made. 2: composites and

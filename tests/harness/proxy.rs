@@ -1,8 +1,8 @@
 //! A recording proxy between Rowtide and a search server, which can also be a bad network.
 //!
 //! ```text
-//!   Rowtide ──request──► [bandwidth] [refuse: 429] [hold] ──► server
-//!           ◄──answer─── [drop: close the socket] [delay] ◄──
+//!   Rowtide ──request──► [link] [bandwidth] [refuse: 429] [hold] ──► server
+//!           ◄──answer─── [link] [drop: close the socket] [delay] ◄──
 //! ```
 //! Before a secured server it speaks TLS to both, with a certificate of the server's authority.
 //! It reads whole requests and answers (HTTP/1.1, Content-Length or chunked) and passes their bytes on
@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::BufMut;
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,7 +37,12 @@ struct Shared {
     requests: AtomicU64,
     puts: AtomicU64,
     deletes: AtomicU64,
+    given_up: AtomicU64,
     answered: AtomicU64,
+    room: AtomicU64,
+    up: Way,
+    down: Way,
+    round_trip_ms: AtomicU64,
     hold_ms: AtomicU64,
     delay_ms: AtomicU64,
     bytes_per_second: AtomicU64,
@@ -50,6 +56,45 @@ struct Shared {
     keep: AtomicBool,
     kept: Mutex<Vec<Seen>>,
     last: Mutex<Option<Instant>>,
+}
+
+/// One direction of the link, shared by all connections: a piece of each passes in turn.
+#[derive(Debug, Default)]
+struct Way {
+    /// 0: no limit.
+    bytes_per_second: AtomicU64,
+    passed: AtomicU64,
+    /// When what has been let in so far is through.
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Way {
+    /// The most that passes at once.
+    const PIECE: usize = 16 * 1024;
+
+    async fn pass(&self, bytes: usize) {
+        self.passed.fetch_add(bytes as u64, Relaxed);
+        let rate = self.bytes_per_second.load(Relaxed);
+        if rate == 0 {
+            return;
+        }
+        let through = {
+            let mut free_at = self.free_at.lock().unwrap();
+            let now = Instant::now();
+            let begins = free_at.map_or(now, |free_at| free_at.max(now));
+            *free_at.insert(begins + Duration::from_secs_f64(bytes as f64 / rate as f64))
+        };
+        tokio::time::sleep_until(through.into()).await;
+    }
+
+    async fn write(&self, to: &mut BoxWire, bytes: &[u8]) -> Option<()> {
+        for piece in bytes.chunks(Self::PIECE) {
+            self.pass(piece.len()).await;
+            to.write_all(piece).await.ok()?;
+            to.flush().await.ok()?;
+        }
+        Some(())
+    }
 }
 
 /// A bulk request as it went to the server.
@@ -126,6 +171,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared::default());
+        shared.room.store(u64::MAX, Relaxed);
         let mut tasks = JoinSet::new();
         let of_task = shared.clone();
         tasks.spawn(async move {
@@ -190,6 +236,29 @@ impl Proxy {
     /// Bulk requests are taken from Rowtide no faster than this, each connection for itself; 0: no limit.
     pub(crate) fn limit_bandwidth(&self, bytes_per_second: u64) {
         self.shared.bytes_per_second.store(bytes_per_second, Relaxed);
+    }
+
+    /// What lies between Rowtide and the server is a link of so many bytes a second each way, shared by
+    /// all connections, and this far; 0 and zero: no link.
+    pub(crate) fn link(&self, bytes_per_second: u64, round_trip: Duration) {
+        self.shared.up.bytes_per_second.store(bytes_per_second, Relaxed);
+        self.shared.down.bytes_per_second.store(bytes_per_second, Relaxed);
+        self.shared.round_trip_ms.store(round_trip.as_millis() as u64, Relaxed);
+    }
+
+    /// Bytes of requests that have come over the link.
+    pub(crate) fn link_bytes(&self) -> u64 {
+        self.shared.up.passed.load(Relaxed)
+    }
+
+    /// Bulk requests whose connection has ended before they were answered.
+    pub(crate) fn given_up(&self) -> u64 {
+        self.shared.given_up.load(Relaxed)
+    }
+
+    /// While more bulk requests than this are in flight, a further one is answered with 429.
+    pub(crate) fn take_at_once(&self, count: u64) {
+        self.shared.room.store(count, Relaxed);
     }
 
     /// The next `count` bulk requests reach the server, but their answers are lost: the socket closes.
@@ -280,16 +349,23 @@ async fn serve(client: TcpStream, server: u16, tls: Option<Tls>, shared: Arc<Sha
         let Some(head) = from_client.head(&mut client).await else { return };
         let is_bulk = head.lines().next().is_some_and(|line| line.contains("_bulk"));
         let limit = if is_bulk { shared.bytes_per_second.load(Relaxed) } else { 0 };
-        let Some(body) = from_client.body(&mut client, &head, Body::Request, limit).await else { return };
+        let way = Some(&shared.up);
+        let Some(body) = from_client.body(&mut client, &head, Body::Request, limit, way).await else {
+            shared.given_up.fetch_add(u64::from(is_bulk), Relaxed);
+            return;
+        };
+        let half = Duration::from_millis(shared.round_trip_ms.load(Relaxed)) / 2;
+        tokio::time::sleep(half).await;
         if shared.cut.load(Relaxed) {
             return;
         }
         let passed = if is_bulk {
             pass_bulk(&mut client, &mut server, &mut from_server, &head, &body, &shared).await
         } else {
-            pass(&mut client, &mut server, &mut from_server, &head, &body).await
+            pass(&mut client, &mut server, &mut from_server, &head, &body, &shared).await
         };
         if passed.is_none() {
+            shared.given_up.fetch_add(u64::from(is_bulk), Relaxed);
             return;
         }
     }
@@ -301,9 +377,16 @@ async fn pass(
     from_server: &mut Reader,
     head: &str,
     body: &[u8],
+    shared: &Shared,
 ) -> Option<()> {
     let answer = ask(server, from_server, head, body).await?;
-    send(client, &[&answer]).await
+    send_back(client, &answer, shared).await
+}
+
+/// Over the link, which is as far in this direction.
+async fn send_back(client: &mut BoxWire, answer: &[u8], shared: &Shared) -> Option<()> {
+    tokio::time::sleep(Duration::from_millis(shared.round_trip_ms.load(Relaxed)) / 2).await;
+    shared.down.write(client, answer).await
 }
 
 async fn pass_bulk(
@@ -318,16 +401,17 @@ async fn pass_bulk(
     let page = shared.page.lock().unwrap().clone();
     if let Some(page) = page {
         shared.refused.fetch_add(1, Relaxed);
-        return send(client, &[page.as_bytes()]).await;
+        return send_back(client, page.as_bytes(), shared).await;
     }
-    if take_one(&shared.refusals) {
+    let is_full = shared.in_flight.load(Relaxed) > shared.room.load(Relaxed);
+    if is_full || take_one(&shared.refusals) {
         shared.refused.fetch_add(1, Relaxed);
         let text = r#"{"error":{"type":"es_rejected_execution_exception","reason":"test"},"status":429}"#;
         let answer = format!(
             "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",
             text.len()
         );
-        return send(client, &[answer.as_bytes()]).await;
+        return send_back(client, answer.as_bytes(), shared).await;
     }
     tokio::time::sleep(Duration::from_millis(shared.hold_ms.load(Relaxed))).await;
     let (puts, deletes) = count_actions(body);
@@ -347,7 +431,7 @@ async fn pass_bulk(
         return None;
     }
     tokio::time::sleep(Duration::from_millis(shared.delay_ms.load(Relaxed))).await;
-    send(client, &[&answer]).await?;
+    send_back(client, &answer, shared).await?;
     shared.answered.fetch_add(1, Relaxed);
     Some(())
 }
@@ -375,7 +459,7 @@ async fn ask(server: &mut BoxWire, from_server: &mut Reader, head: &str, body: &
     send(server, &[head.as_bytes(), body]).await?;
     let answer_head = from_server.head(server).await?;
     let kind = if head.starts_with("HEAD ") { Body::None } else { Body::Answer };
-    let answer_body = from_server.body(server, &answer_head, kind, 0).await?;
+    let answer_body = from_server.body(server, &answer_head, kind, 0, None).await?;
     let mut answer = answer_head.into_bytes();
     answer.extend_from_slice(&answer_body);
     Some(answer)
@@ -430,7 +514,14 @@ impl Reader {
     }
 
     /// The body's bytes as they came, chunk frames included.
-    async fn body(&mut self, from: &mut BoxWire, head: &str, kind: Body, limit: u64) -> Option<Vec<u8>> {
+    async fn body(
+        &mut self,
+        from: &mut BoxWire,
+        head: &str,
+        kind: Body,
+        limit: u64,
+        way: Option<&Way>,
+    ) -> Option<Vec<u8>> {
         let status = head.split(' ').nth(1).unwrap_or_default();
         if kind == Body::None || (kind == Body::Answer && ["204", "304"].contains(&status)) {
             return Some(Vec::new());
@@ -447,7 +538,16 @@ impl Reader {
                 tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
                 self.buffer.reserve(16 * 1024);
             }
-            read += self.more(from).await?;
+            let Some(way) = way else {
+                read += self.more(from).await?;
+                continue;
+            };
+            let piece = from.read_buf(&mut (&mut self.buffer).limit(Way::PIECE)).await.ok()?;
+            if piece == 0 {
+                return None;
+            }
+            read += piece;
+            way.pass(piece).await;
         }
         Some(self.buffer.drain(..length).collect())
     }

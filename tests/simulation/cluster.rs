@@ -29,7 +29,7 @@ const LATEST: Duration = Duration::from_millis(9_900);
 /// What becomes of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum TargetFault {
-    /// Not executed, and said so: 429, a refused connection.
+    /// Not executed, and said so: 429.
     Refused,
     /// 413, for a request with several documents.
     TooLarge,
@@ -144,7 +144,7 @@ fn unresolved(context: &'static str, reason: &str) -> TargetError {
 }
 
 fn refused(context: &'static str) -> TargetError {
-    TargetError::NotExecuted { context, reason: "refused".to_owned() }
+    TargetError::NotExecuted { context, reason: "no connection".to_owned() }
 }
 
 impl SimTarget {
@@ -170,7 +170,9 @@ impl SimTarget {
             outside.sleep(there).await;
             let result = match fault {
                 None | Some(TargetFault::Partial) => Some(execute.await),
-                Some(TargetFault::Refused) => Some(Err(refused(context))),
+                Some(TargetFault::Refused) => {
+                    Some(Err(TargetError::Busy { context, reason: "status 429".to_owned() }))
+                }
                 Some(TargetFault::TooLarge) => Some(Err(TargetError::TooLarge { context })),
                 Some(TargetFault::LostAnswer) => {
                     let _lost = execute.await;
@@ -201,7 +203,8 @@ impl SimTarget {
             }
         };
         self.executor.spawn(OUTSIDE, Box::pin(network));
-        answered.await.unwrap_or_else(|_| Err(unresolved(context, "no answer within 30 s")))
+        let timed_out = || TargetError::TimedOut { context, reason: "no answer within 30 s".to_owned() };
+        answered.await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     /// The fault that the run has for the next call of a kind.

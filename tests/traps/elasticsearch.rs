@@ -366,7 +366,7 @@ pub(crate) async fn what_is_not_known_is_said_so_and_nothing_is_sent_twice(engin
         assert_eq!(proxy.requests(), 1);
         proxy.refuse(1);
         let busy = send(2).await;
-        assert!(matches!(busy, Err(TargetError::NotExecuted { .. })), "{engine:?} {busy:?}");
+        assert!(matches!(busy, Err(TargetError::Busy { .. })), "{engine:?} {busy:?}");
         assert_eq!(send(3).await.unwrap(), [Outcome::Written]);
         assert_eq!((proxy.requests(), search.http.document(&alias, "1").await.unwrap().1), (2, 3));
     }

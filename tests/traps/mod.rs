@@ -1,5 +1,6 @@
 //! What hurt everyone before: a test for each trap, named by its number.
 
 pub(crate) mod elasticsearch;
+mod limits;
 mod postgres;
 mod several;

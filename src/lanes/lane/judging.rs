@@ -6,19 +6,37 @@ use std::time::Duration;
 use super::Lane;
 use sources::mutant::{Rule, is_left_out};
 
+use crate::lanes::limit::Slot;
 use crate::lanes::request::{InFlight, Request};
 use crate::lanes::settling::{End, Settling, bury};
 use crate::lanes::taint::TAINT_BYTES;
 use crate::retry::{Halt, Happened, Verdict, backoff, judge};
 use crate::target::{Outcome, TargetError};
 
-/// Tries without an answer after which a request is halved: it may be its size (T33).
+/// Closed sockets after which a small request is halved: it may be its size all the same (T33).
 const LOST_BEFORE_SPLIT: u32 = 3;
-/// Such tries of a single large document, the target answering other questions each time, after
+/// Closed sockets on a single large document, the target answering other questions each time, after
 /// which it is dead-lettered.
 const LOST_BEFORE_DEAD: u32 = 5;
-/// Requests are not made smaller than this by a busy target.
-const BYTES_LEAST: usize = 256 << 10;
+
+/// Why items of an answered request go again.
+enum Pause {
+    /// The backoff, and at least so long.
+    For(Duration, String),
+    /// The target has no room now: as the shared limit lets it.
+    Busy(String),
+}
+
+impl Pause {
+    /// The stricter of two.
+    fn and(self, found: Option<Self>) -> Self {
+        match (self, found) {
+            (Self::For(after, why), Some(Self::For(longest, _))) => Self::For(after.max(longest), why),
+            (Self::Busy(_), Some(found @ Self::For(..))) => found,
+            (own, _) => own,
+        }
+    }
+}
 
 impl Lane {
     /// Judges each item of an answered request (T32).
@@ -26,10 +44,12 @@ impl Lane {
         &mut self,
         mut request: Request,
         outcomes: Vec<Outcome>,
+        slot: Slot,
     ) -> Result<(), Halt> {
         let mut settling = Settling::default();
         let mut again = Vec::new();
-        let mut pause: Option<(Duration, String)> = None;
+        let mut pause: Option<Pause> = None;
+        let mut is_busy = false;
         let mut halt = None;
         let (mut freed, mut settled) = (0, 0);
         let items = std::mem::take(&mut request.items);
@@ -44,8 +64,13 @@ impl Lane {
                 Outcome::Failed { status, kind, reason } => {
                     match judge(Happened::Item { status, kind: &kind, reason: &reason, index }) {
                         Verdict::Again { after, why } => {
-                            let longest = pause.map_or(Duration::ZERO, |(longest, _)| longest);
-                            pause = Some((longest.max(after), why));
+                            pause = Some(Pause::For(after, why).and(pause));
+                            again.push(item);
+                            continue;
+                        }
+                        Verdict::Busy { why } => {
+                            is_busy = true;
+                            pause = Some(Pause::Busy(why).and(pause));
                             again.push(item);
                             continue;
                         }
@@ -82,6 +107,11 @@ impl Lane {
         if let Some(halt) = halt {
             return Err(halt);
         }
+        if is_busy {
+            slot.busy(settled == 0, self.now(), self.shared.surroundings.world.random());
+        } else if pause.is_none() {
+            slot.answered(self.now());
+        }
         let freed = self.charge_taint(request.taint, settled, freed);
         self.after_items(request, again, pause, settled == 0, freed);
         Ok(())
@@ -92,24 +122,24 @@ impl Lane {
         &mut self,
         request: Request,
         again: Vec<InFlight>,
-        pause: Option<(Duration, String)>,
+        pause: Option<Pause>,
         all_failed: bool,
         freed: usize,
     ) {
         self.shared_bytes += freed;
         let alone = self.requests.is_empty();
         match pause {
-            Some((after, why)) => {
+            Some(pause) => {
                 let left = request.again(again, all_failed);
-                self.bytes_now = (self.bytes_now / 2).max(BYTES_LEAST.min(self.bytes_max));
-                self.pause(left.tries, after, why);
+                match pause {
+                    Pause::For(after, why) => self.pause(left.tries, after, why),
+                    Pause::Busy(why) => self.waiting_for = Some(why),
+                }
                 self.requests.push(left);
             }
             None => {
                 drop(request);
                 self.waiting_for = None;
-                let step = self.bytes_max / 8;
-                self.bytes_now = (self.bytes_now + step).min(self.bytes_max);
             }
         }
         // The whole body has gone: no other request is a slice of it, and what is left is a copy.
@@ -143,25 +173,25 @@ impl Lane {
         mut request: Request,
         opaque_id: String,
         error: TargetError,
+        slot: Slot,
     ) -> Result<(), Halt> {
-        let lost = matches!(error, TargetError::Unresolved { .. });
+        let lost = error.is_unresolved();
         if lost {
             if is_left_out(Rule::OnlyAnsweredIsSettled) {
                 let outcomes = vec![Outcome::Written; request.items.len()];
-                return Box::pin(self.judge_items(request, outcomes)).await;
+                return Box::pin(self.judge_items(request, outcomes, slot)).await;
             }
             let quarantine = self.shared.settings.quarantine;
             let kept = if is_left_out(Rule::QuarantineIsKept) { Duration::ZERO } else { quarantine };
             let ask_at = self.now() + kept;
             let places = request.items.iter().map(|item| (item.hash, item.version));
             request.taint = Some(self.taints.lost(request.taint, opaque_id.clone(), ask_at, places));
-            request.lost += 1;
         }
         match judge(Happened::Request(&error)) {
             Verdict::Halt(halt) => Err(halt),
             Verdict::Split => {
                 if request.items.len() > 1 {
-                    self.bytes_max = self.bytes_max.min(request.body().len() / 2).max(1);
+                    slot.too_large();
                 }
                 self.split(request, error.to_string()).await
             }
@@ -169,32 +199,48 @@ impl Lane {
             Verdict::Again { after, why } => {
                 request.tries += 1;
                 self.pause(request.tries, after, why);
-                if !lost {
-                    self.requests.push(request);
-                    return Ok(());
+                match error {
+                    TargetError::Unresolved { .. } => {
+                        drop(slot);
+                        return self.after_closed(request, &opaque_id).await;
+                    }
+                    TargetError::TimedOut { .. } => slot.timed_out(),
+                    _ => {}
                 }
-                self.after_lost(request, &opaque_id).await
+                self.requests.push(request);
+                Ok(())
+            }
+            Verdict::Busy { why } => {
+                slot.busy(true, self.now(), self.shared.surroundings.world.random());
+                self.waiting_for = Some(why);
+                request.lost = 0;
+                self.requests.push(request);
+                Ok(())
             }
         }
     }
 
-    /// A request got no answer: perhaps it is too large, and the target closes the socket on it.
-    async fn after_lost(&mut self, mut request: Request, opaque_id: &str) -> Result<(), Halt> {
+    /// The socket was closed on a request: perhaps it is too large.
+    async fn after_closed(&mut self, mut request: Request, opaque_id: &str) -> Result<(), Halt> {
+        request.lost += 1;
+        let bytes = request.body().len();
+        // Only a target that is there can be refusing a request by its silence.
+        let is_suspect = bytes >= self.shared.settings.suspect_bytes;
+        let target = self.shared.surroundings.target.clone();
+        let is_there = is_suspect && target.is_running(opaque_id).await.is_ok();
+        if is_suspect && !is_there {
+            request.lost = 0;
+        }
         if request.items.len() > 1 {
-            if request.lost < LOST_BEFORE_SPLIT {
+            if !is_there && request.lost < LOST_BEFORE_SPLIT {
                 self.requests.push(request);
                 return Ok(());
             }
             request.tries = 0;
-            self.bytes_now = (request.body().len() / 2).max(BYTES_LEAST.min(self.bytes_max));
+            self.shared.limit.closed(bytes);
             return self.split(request, String::new()).await;
         }
-        if request.body().len() >= self.shared.settings.suspect_bytes {
-            // Only a target that is there can be refusing this document by its silence.
-            let target = self.shared.surroundings.target.clone();
-            if target.is_running(opaque_id).await.is_err() {
-                request.lost = 0;
-            }
+        if is_suspect {
             if request.lost >= LOST_BEFORE_DEAD {
                 let reason = format!("{} requests with it alone were not answered", request.lost);
                 return self.bury_all(request, reason).await;

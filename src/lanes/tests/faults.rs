@@ -58,7 +58,7 @@ async fn b13_a_newer_change_removes_the_letter_and_an_equal_version_counts() {
 async fn a_change_that_cannot_be_sent_is_kept_in_its_turn() {
     let mut rig = Rig::new(settings());
     rig.put("k", 1, "a").await;
-    rig.sleep(SECOND / 80).await;
+    rig.sleep(SECOND / 500).await;
     rig.dead("k", 2).await;
     rig.dead("other", 2).await;
     rig.drain().await.unwrap();
@@ -143,12 +143,12 @@ async fn a_small_document_is_never_given_up_for_want_of_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_request_taints_nothing_and_waits_longer_each_time() {
+async fn a_target_that_is_away_taints_nothing_and_is_asked_less_often_each_time() {
     let mut rig = Rig::new(settings());
     rig.fault(vec![Fault::Refused; 12]);
     rig.put("k", 1, "a").await;
     rig.sleep(20 * SECOND).await;
-    assert!(rig.lanes.status()[0].waiting_for.as_deref().unwrap().contains("429"));
+    assert!(rig.lanes.status()[0].waiting_for.as_deref().unwrap().contains("away"));
     rig.drain().await.unwrap();
     let sent = rig.sent();
     let waits: Vec<_> = sent.windows(2).map(|pair| pair[1].at - pair[0].at).collect();

@@ -240,10 +240,17 @@ async fn requests_are_cut_by_bytes_count_and_linger() {
     assert!(sent.iter().all(|sent| sent.bytes <= 400 || sent.ids == ["big"]), "{sent:?}");
     assert!(sent.iter().all(|sent| sent.ids.len() <= 3));
 
-    let begun = rig.world.now();
-    rig.put("lingers", 1, "").await;
     rig.sleep(SECOND).await;
-    assert_eq!(rig.sent().last().unwrap().at - begun, Duration::from_millis(10));
+    let begun = rig.world.now();
+    rig.put("first", 1, "").await;
+    rig.sleep(SECOND / 500).await;
+    rig.put("lingers", 1, "").await;
+    rig.sleep(SECOND / 50).await;
+    let sent = rig.sent();
+    assert_eq!(sent[sent.len() - 2].at, begun, "after a pause at once");
+    assert_eq!(sent[sent.len() - 1].at - begun, Duration::from_millis(10));
+    rig.put("again", 1, "").await;
+    rig.sleep(SECOND / 150).await;
     let begun = rig.world.now();
     rig.put("flushed", 1, "").await;
     rig.lanes.flush().unwrap();

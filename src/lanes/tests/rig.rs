@@ -24,8 +24,14 @@ use crate::target::{
 pub(super) enum Fault {
     /// No answer; executed after so long (counted from the close), or never.
     Lost(Option<Duration>),
-    /// Refused before it was executed.
+    /// No connection was made.
     Refused,
+    /// The whole request is refused for want of room.
+    Busy,
+    /// No answer within the limit of time, and not executed.
+    TimedOut,
+    /// Answered after so long.
+    Slow(Duration),
     /// This item is answered so, the others are executed.
     Item(usize, u16, &'static str),
     /// Every item is answered so.
@@ -132,7 +138,7 @@ impl Target for Model {
                 }
             }
             self.world.sleep(Duration::from_millis(5)).await;
-            let mut is_short = false;
+            let (mut is_short, mut slow) = (false, Duration::ZERO);
             {
                 let mut state = self.state.lock().unwrap();
                 state.busy.remove(&lane);
@@ -155,8 +161,15 @@ impl Target for Model {
                         }
                         Some(Fault::Refused) => {
                             script.request =
-                                refuse(TargetError::NotExecuted { context, reason: "429".into() });
+                                refuse(TargetError::NotExecuted { context, reason: "away".into() });
                         }
+                        Some(Fault::Busy) => {
+                            script.request = refuse(TargetError::Busy { context, reason: "429".into() });
+                        }
+                        Some(Fault::TimedOut) => {
+                            script.request = refuse(TargetError::TimedOut { context, reason: "late".into() });
+                        }
+                        Some(Fault::Slow(time)) => slow = time,
                         Some(Fault::Item(number, status, kind)) => {
                             let id = ids(&request.body).get(number).cloned();
                             script.items.extend(id.map(|id| (id, failed(status, kind))));
@@ -173,6 +186,7 @@ impl Target for Model {
                     },
                 }
             }
+            self.world.sleep(slow).await;
             let mut answer = self.memory.bulk(request).await;
             if is_short && let Ok(outcomes) = &mut answer {
                 outcomes.pop();

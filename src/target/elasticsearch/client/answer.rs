@@ -16,7 +16,7 @@ pub(in super::super) fn failure(context: &'static str, answer: &Answer) -> Targe
     let reason = format!("status {}: {said}", answer.status);
     let halt = |hint: &str| TargetError::Halt { context, reason: reason.clone(), hint: hint.to_owned() };
     match answer.status {
-        429 => TargetError::NotExecuted { context, reason },
+        429 => TargetError::Busy { context, reason },
         413 => TargetError::TooLarge { context },
         401 => halt("check the target's login: username and password, api_key, or bearer_token"),
         403 => halt("give Rowtide's user the rights to write and manage its indices and `rowtide-state`"),
@@ -93,7 +93,7 @@ mod tests {
     fn the_status_of_a_whole_request_decides_what_is_known_about_it() {
         let json = r#"{"error":{"root_cause":[],"type":"es_rejected_execution_exception","reason":"full"},"status":429}"#;
         let busy = failure("bulk", &answer(429, json));
-        assert!(matches!(&busy, TargetError::NotExecuted { reason, .. } if reason.contains("es_rejected")));
+        assert!(matches!(&busy, TargetError::Busy { reason, .. } if reason.contains("es_rejected")));
         assert!(matches!(failure("bulk", &answer(413, "")), TargetError::TooLarge { .. }));
         for status in [301, 400, 401, 403, 404, 405, 406, 415] {
             assert!(matches!(failure("bulk", &answer(status, "{}")), TargetError::Halt { .. }), "{status}");

@@ -264,7 +264,7 @@ impl Client {
         };
         let done = within(&*self.world, limit, work).await.unwrap_or_else(|| {
             let reason = format!("no answer within {} s", limit.as_secs());
-            Err(TargetError::Unresolved { context: call.context, reason })
+            Err(TargetError::TimedOut { context: call.context, reason })
         });
         match &done {
             // What a proxy says for a node that is away, and a node that has lost its cluster.

@@ -99,7 +99,7 @@ async fn a_redirect_is_not_followed() {
 async fn the_time_limit_closes_the_connection() {
     let silent = fake(String::new()).await;
     let sent = send(&silent).await;
-    assert!(matches!(sent, Err(TargetError::Unresolved { .. })), "{sent:?}");
+    assert!(matches!(sent, Err(TargetError::TimedOut { .. })), "{sent:?}");
     tokio::time::timeout(Duration::from_secs(5), silent.hung_up.notified()).await.expect("it hangs up");
     assert_eq!(silent.requests.load(Ordering::SeqCst), 1);
 }

@@ -152,7 +152,7 @@ mod tests {
         println!("gzip: {whole} bytes become {small}");
         assert!(small * 4 < whole, "{small} of {whole}");
         assert!(pieces.len() > 1, "the test wants several pieces");
-        assert_eq!(text_of(&pieces), [body, guard].concat());
+        assert!(text_of(&pieces) == [body, guard].concat(), "other bytes come out");
     }
 
     #[tokio::test]

@@ -23,8 +23,9 @@ const PIECE: usize = 64 << 10;
 pub const HELD_MAX: usize = 8 << 20;
 /// How many bodies are made smaller side by side; each takes some 300 KB for it.
 const AT_ONCE: usize = 2;
-/// The fastest: each step above costs more time of a processor than it saves bytes on JSON.
-const LEVEL: u32 = 1;
+/// Measured on 3.9 MB of small rows: level 1 leaves 636 KB, 2 leaves 458 KB for a fifth more time, and 3
+/// to 9 leave 440 to 410 KB for half as much again or more.
+const LEVEL: u32 = 2;
 
 /// The room for compressed copies.
 pub(super) struct Gzip {

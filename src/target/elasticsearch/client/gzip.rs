@@ -23,8 +23,9 @@ const PIECE: usize = 64 << 10;
 pub const HELD_MAX: usize = 8 << 20;
 /// How many bodies are made smaller side by side; each takes some 300 KB for it.
 const AT_ONCE: usize = 2;
-/// The fastest: each step above costs more time of a processor than it saves bytes on JSON.
-const LEVEL: u32 = 1;
+/// Measured on 3.9 MB of small rows: level 1 leaves 636 KB, 2 leaves 458 KB for a fifth more time, and 3
+/// to 9 leave 440 to 410 KB for half as much again or more.
+const LEVEL: u32 = 2;
 
 /// The room for compressed copies.
 pub(super) struct Gzip {
@@ -130,7 +131,7 @@ mod tests {
                 n * 7919 % 10_007,
                 n * 31 % 997,
                 n % 100,
-                n % 3 == 0,
+                n.is_multiple_of(3),
                 1 + n % 28
             )
         };
@@ -152,7 +153,7 @@ mod tests {
         println!("gzip: {whole} bytes become {small}");
         assert!(small * 4 < whole, "{small} of {whole}");
         assert!(pieces.len() > 1, "the test wants several pieces");
-        assert_eq!(text_of(&pieces), [body, guard].concat());
+        assert!(text_of(&pieces) == [body, guard].concat(), "other bytes come out");
     }
 
     #[tokio::test]

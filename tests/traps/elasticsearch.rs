@@ -336,20 +336,27 @@ pub(crate) async fn a_running_request_is_found_by_its_name(engines: &[Engine]) {
         target.create_index(&spec(&alias, &[("text", Kind::Text)])).await.unwrap();
         let text: String = (0..40_000).map(|n| format!("word{n} ")).collect();
         let ids: Vec<String> = (0..40).map(|n| n.to_string()).collect();
-        let actions: Vec<_> = ids.iter().map(|id| (id.as_str(), 1, Some(json!({ "text": text })))).collect();
-        let request = bulk(&alias, &actions);
-        let name = request.opaque_id.clone();
-        let mut work = Box::pin(target.bulk(request));
-        let mut seen = false;
-        let outcomes = loop {
-            tokio::select! {
-                outcomes = &mut work => break outcomes.unwrap(),
-                running = target.is_running(&name) => seen |= running.unwrap(),
-            }
-        };
+        let (mut seen, mut version) = (false, 0);
+        // On a busy machine the work may be done before anybody has asked for it.
+        while !seen && version < 20 {
+            version += 1;
+            let document = json!({ "text": text });
+            let actions: Vec<_> =
+                ids.iter().map(|id| (id.as_str(), version, Some(document.clone()))).collect();
+            let request = bulk(&alias, &actions);
+            let name = request.opaque_id.clone();
+            let mut work = Box::pin(target.bulk(request));
+            let outcomes = loop {
+                tokio::select! {
+                    outcomes = &mut work => break outcomes.unwrap(),
+                    running = target.is_running(&name) => seen |= running.unwrap(),
+                }
+            };
+            assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Written));
+            assert!(!target.is_running(&name).await.unwrap());
+        }
         assert!(seen, "{engine:?}: never seen");
-        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Written));
-        assert!(!target.is_running(&name).await.unwrap() && !target.is_running("another").await.unwrap());
+        assert!(!target.is_running("another").await.unwrap());
     }
 }
 

@@ -9,10 +9,11 @@ use sources::position::Epoch;
 use tokio::sync::mpsc;
 
 use super::barrier::Barrier;
+use super::easing;
 use super::insist::insist;
 use super::intake::{Intake, Rate};
 use super::saver::Saver;
-use super::watcher::{self, watch_indices, watch_lease};
+use super::watcher::{self, judge_odd, tell_odd, watch_indices, watch_lease};
 use super::{FILL_ANEW, Parts, Pipeline, PipelineError, SharedTarget, SourceEnd, judge_source};
 use crate::config::Existing;
 use crate::lanes::{Lanes, Settings as LaneSettings, Surroundings};
@@ -20,7 +21,7 @@ use crate::lease::{Claim, Lease, Waiting};
 use crate::retry::{Halt, backoff};
 use crate::shape::{Shape, resolve};
 use crate::store::Saved;
-use crate::target::{Extended, IndexSpec, IndexState, StateDocument};
+use crate::target::{Easing, Extended, IndexSpec, IndexState, Odd, StateDocument};
 
 impl Pipeline {
     /// Everything that must be in order before the first write; `None` when it was told to stop.
@@ -89,7 +90,8 @@ impl Pipeline {
             Barrier::reserve(budget).await.map_err(|error| PipelineError::Failed(error.to_string()))?;
 
         let (tell, watched) = mpsc::unbounded_channel();
-        let watchers = vec![
+        let eased = easing::eased(&self.world, &target, &shape).await?;
+        let mut watchers = vec![
             self.world.spawn(Box::pin(watch_indices(
                 self.world.clone(),
                 target.clone(),
@@ -98,6 +100,11 @@ impl Pipeline {
             ))),
             self.world.spawn(Box::pin(watch_lease(lease.clone(), tell))),
         ];
+        if !eased.is_empty() {
+            let source = self.source_status.subscribe();
+            let work = easing::restore_when_filled(self.world.clone(), target.clone(), eased, source);
+            watchers.push(self.world.spawn(Box::pin(work)));
+        }
         Ok(Intake {
             world: self.world.clone(),
             pipeline: name,
@@ -166,7 +173,7 @@ impl Pipeline {
         let mut late =
             quarantine(lease.found_clean(), before).filter(|_| !is_left_out(Rule::NewIndicesAwaitIt));
         let mut uuids = BTreeMap::new();
-        for spec in specs(shape, &self.parts.settings.name) {
+        for spec in specs(shape, &self.parts.settings.name, self.parts.writes.easing) {
             let found = insist(&self.world, &waits, || target.index(&spec.alias)).await?;
             // What the checkpoint speaks of; another process may have written other ones since.
             let kept = saved.indices.as_ref().filter(|_| !is_left_out(Rule::CheckpointsNameIndices));
@@ -190,6 +197,7 @@ impl Pipeline {
             }
             let uuid = match decision {
                 Decision::Keep(uuid) => {
+                    accept(&spec, found.as_ref().map_or(&[], |found| &found.odd))?;
                     self.extend(&target, &spec).await?;
                     uuid
                 }
@@ -211,9 +219,13 @@ impl Pipeline {
             return Ok(());
         }
         let waits = |why: &str| self.wait_for(why);
-        let Extended { added, unfit } = insist(&self.world, &waits, || target.extend_mapping(spec)).await?;
+        let Extended { added, unfit, told } =
+            insist(&self.world, &waits, || target.extend_mapping(spec)).await?;
         if !added.is_empty() {
             tracing::info!(alias = spec.alias, fields = added.join(", "), "fields were added to the mapping");
+        }
+        for what in told {
+            tracing::warn!(alias = spec.alias, what, "the index is not as it is configured");
         }
         for (field, mapped) in unfit {
             tracing::warn!(
@@ -230,17 +242,33 @@ impl Pipeline {
         let waits = |why: &str| self.wait_for(why);
         let made = insist(&self.world, &waits, || target.create_index(spec)).await?;
         tracing::info!(index = made.name, alias = spec.alias, "an index was made");
+        accept(spec, &made.odd)?;
         Ok(made.uuid)
     }
 }
 
+/// Goes on with what is odd about an index where that can be; the pipeline that is configured is not odd.
+fn accept(spec: &IndexSpec, odd: &[Odd]) -> Result<(), Halt> {
+    if let Some(halt) = judge_odd(&spec.alias, odd) {
+        return Err(halt);
+    }
+    let configured = |odd: &&Odd| match odd {
+        Odd::Pipeline { pipeline, .. } => Some(pipeline) == spec.setup.ingest_pipeline.as_ref(),
+        _ => false,
+    };
+    tell_odd(&spec.alias, odd.iter().filter(|odd| !configured(odd)));
+    Ok(())
+}
+
 /// The index of each table.
-fn specs(shape: &Shape, pipeline: &str) -> Vec<IndexSpec> {
+fn specs(shape: &Shape, pipeline: &str, easing: Easing) -> Vec<IndexSpec> {
     let spec = |(number, alias): (usize, &Arc<str>)| IndexSpec {
         alias: alias.to_string(),
         pipeline: pipeline.to_owned(),
         fields: shape.fields(number),
         shape_hash: shape.shape_hash(number),
+        setup: shape.setup(number),
+        easing,
     };
     shape.indices().iter().enumerate().map(spec).collect()
 }
@@ -353,6 +381,7 @@ mod tests {
             pipeline: "shop".into(),
             fields: Vec::new(),
             shape_hash: "s1".into(),
+            ..IndexSpec::default()
         }
     }
 
@@ -364,6 +393,7 @@ mod tests {
             pipeline: shape.map(|_| "shop".into()),
             shape_hash: shape.map(str::to_owned),
             format: crate::target::DOCUMENT_FORMAT,
+            odd: Vec::new(),
         }
     }
 

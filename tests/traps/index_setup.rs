@@ -270,29 +270,31 @@ async fn t35_what_was_eased_is_given_back_but_for_what_somebody_has_changed() {
     }
 }
 
-/// Slow enough to be killed in the middle of it.
-const SLOW: &str = "lanes = 1\nbulk_count_max = 100\nease_backfill = \"refresh-and-replicas\"";
+/// Killed in the middle of a backfill: reading waits for the target, since the tables are more than the budget.
+async fn killed_in_the_middle(search: &Search) -> Pair {
+    let setup = Setup {
+        sql: "CREATE TABLE t AS SELECT n AS id, repeat('x', 1000) AS x FROM generate_series(1, 20000) n;
+              CREATE TABLE u AS SELECT * FROM t; ALTER TABLE t ADD PRIMARY KEY (id); ALTER TABLE u ADD PRIMARY KEY (id)",
+        tables: &["t", "u"],
+        memory: "max_rss = \"64MiB\"",
+        source: "chunk_rows = 100\nreaders = 1",
+        target: "lanes = 1\nbulk_count_max = 100\nease_backfill = \"refresh-and-replicas\"",
+        table: "settings = { refresh_interval = \"3s\", number_of_replicas = 1 }",
+    };
+    let mut pair = Pair::set_on(Postgres::shared().await, search, setup).await;
+    pair.proxy.delay_answers(Duration::from_millis(150));
+    pair.rowtide.run_again();
+    poll_until("some documents", PATIENCE, async || (pair.proxy.documents() > 500).then_some(())).await;
+    pair.rowtide.kill();
+    pair.proxy.delay_answers(Duration::ZERO);
+    pair
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t35_what_was_eased_for_a_backfill_is_given_back_after_a_crash() {
     for engine in ENGINES {
         let search = Search::shared(engine).await;
-        let setup = Setup {
-            // More than the budget holds, so that reading waits for the target.
-            sql: "CREATE TABLE t AS SELECT n AS id, repeat('x', 1000) AS x FROM generate_series(1, 20000) n;
-                  CREATE TABLE u AS SELECT * FROM t; ALTER TABLE t ADD PRIMARY KEY (id); ALTER TABLE u ADD PRIMARY KEY (id)",
-            memory: "max_rss = \"64MiB\"",
-            tables: &["t", "u"],
-            source: "chunk_rows = 100\nreaders = 1",
-            target: SLOW,
-            table: "settings = { refresh_interval = \"3s\", number_of_replicas = 1 }",
-            ..Setup::default()
-        };
-        let mut pair = Pair::set_on(Postgres::shared().await, search, setup).await;
-        pair.proxy.delay_answers(Duration::from_millis(150));
-        pair.rowtide.run_again();
-        poll_until("some documents", PATIENCE, async || (pair.proxy.documents() > 500).then_some(())).await;
-        pair.rowtide.kill();
+        let mut pair = killed_in_the_middle(search).await;
         let settings = |table: &str| {
             let (search, index) = (search, pair.index(table));
             async move { shown(search, &index).await["settings"].clone() }
@@ -306,7 +308,6 @@ async fn t35_what_was_eased_for_a_backfill_is_given_back_after_a_crash() {
         put(search, &format!("/{}/_settings", pair.index("u")), json!({ "index.refresh_interval": "20s" }))
             .await;
         let indices = ["t", "u"].map(|table| pair.index(table));
-        pair.proxy.delay_answers(Duration::ZERO);
         pair.rowtide.run_again();
         pair.wait_until_following().await;
         for index in &indices {
@@ -323,6 +324,24 @@ async fn t35_what_was_eased_for_a_backfill_is_given_back_after_a_crash() {
         }
         pair.become_equal().await;
         pair.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t35_remove_gives_back_what_was_eased() {
+    let search = Search::shared(Engine::Elasticsearch8).await;
+    let pair = killed_in_the_middle(search).await;
+    let output = pair.rowtide.call(&["remove", "shop", "--config", "rowtide.toml"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for table in ["t", "u"] {
+        let index = pair.index(table);
+        let line = format!(
+            "{index:?}: what was eased while it was filled was given back: number_of_replicas, refresh_interval"
+        );
+        assert!(said.contains(&line), "{said}");
+        let there = shown(search, &index).await["settings"].clone();
+        let both = (&there["index.refresh_interval"], &there["index.number_of_replicas"]);
+        assert_eq!(both, (&json!("3s"), &json!("1")), "{table}");
     }
 }
 

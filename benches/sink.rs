@@ -78,6 +78,10 @@ async fn answer(State(held): State<Shared>, request: Request<Body>) -> Response 
         }
         (&Method::GET, "/") => (200, json!({"version": {"number": "8.19.0"}}).to_string()),
         (&Method::PUT, "/rowtide-state") => (200, "{}".to_owned()),
+        // Nothing is refreshed or copied here.
+        (&Method::PUT, path) if path.ends_with("/_settings") || path.ends_with("/_mapping") => {
+            (200, "{}".to_owned())
+        }
         (&Method::PUT, path) => {
             let made: Value = serde_json::from_slice(&body).expect("an index");
             held.index = Some((path[1..].to_owned(), "sink".to_owned(), made["mappings"].clone()));
@@ -95,7 +99,8 @@ async fn answer(State(held): State<Shared>, request: Request<Body>) -> Response 
 fn index(held: &Held, path: &str) -> (u16, String) {
     match &held.index {
         Some((name, uuid, mappings)) if !path.contains('*') => {
-            (200, json!({name: {"settings": {"index": {"uuid": uuid}}, "mappings": mappings}}).to_string())
+            let settings = json!({"index": {"uuid": uuid, "gc_deletes": "1h"}});
+            (200, json!({name: {"settings": settings, "mappings": mappings}}).to_string())
         }
         Some(_) => (200, "{}".to_owned()),
         None => {

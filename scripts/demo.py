@@ -50,6 +50,8 @@ password = "${{DEMO_PASSWORD}}"
 [targets.search]
 type = "elasticsearch"
 nodes = ["http://127.0.0.1:{es_port}"]
+# So that it can be searched while it fills.
+ease_backfill = "nothing"
 
 [pipelines.packages]
 source = "debian"

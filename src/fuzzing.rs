@@ -184,6 +184,7 @@ fn shape(data: &[u8], meter: &dyn Meter) {
         rename: Vec::new(),
         id: None,
         on_drop: sources::OnDrop::Halt,
+        setup: crate::target::IndexSetup::default(),
     };
     let Ok(mut shape) = Shape::compile(&[shape], std::slice::from_ref(&table)) else { return };
     let mut rows: Vec<(Row, Action)> = Vec::new();

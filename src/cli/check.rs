@@ -8,6 +8,7 @@ use sources::world::{SharedWorld, within};
 
 use super::Exit;
 use crate::config::{Config, Existing, PipelineSettings, TargetSettings};
+use crate::pipeline::judge_odd;
 use crate::shape::{Shape, ShapeError};
 use crate::target::elasticsearch::Elasticsearch;
 use crate::target::{IndexState, Target, TargetError};
@@ -63,6 +64,7 @@ async fn ask_target(
         match within(&**world, ANSWER_WITHIN, target.index(&table.index)).await {
             Some(Ok(Some(index))) => {
                 findings.extend(judge_index(&table.index, &index, &pipeline.name, settings.existing));
+                findings.extend(judge_durability(&table.index, &index, &pipeline.name));
             }
             Some(Ok(None)) => {}
             // What refuses one question refuses the others.
@@ -94,6 +96,12 @@ fn judge_index(alias: &str, index: &IndexState, pipeline: &str, existing: Existi
         what: format!("{alias:?} is there already: the index {name} with {documents} documents {maker}"),
         fix: "choose another index, delete it, or set existing = \"replace\" to have it deleted".to_owned(),
     })
+}
+
+/// An index of ours that loses what it has answered for; one of somebody else's is not written to.
+fn judge_durability(alias: &str, index: &IndexState, pipeline: &str) -> Option<Finding> {
+    let halt = judge_odd(alias, &index.odd).filter(|_| index.pipeline.as_deref() == Some(pipeline))?;
+    Some(Finding { what: halt.what, fix: halt.hint })
 }
 
 fn target_finding(error: TargetError) -> Finding {

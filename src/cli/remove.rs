@@ -283,6 +283,17 @@ impl Removal {
                 let what = format!("{alias:?}: the index {name} was not made by this pipeline");
                 left(&side, &Finding { what, fix: "delete it yourself, if nobody needs it".to_owned() });
             } else if !self.told.delete_index {
+                match self.ask(target.restore(&alias)).await {
+                    Ok(given) if given.is_empty() => {}
+                    Ok(given) => self.done(
+                        &side,
+                        &format!(
+                            "{alias:?}: what was eased while it was filled was given back: {}",
+                            given.join(", ")
+                        ),
+                    ),
+                    Err(error) => self.failed_at("target", &error),
+                }
                 let what =
                     format!("{alias:?}: the index {name} with {documents} documents can still be searched");
                 left(&side, &Finding { what, fix: "rowtide remove … --delete-index".to_owned() });

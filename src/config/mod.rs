@@ -9,6 +9,9 @@
 //! said at once, each with file, line, key and fix; no message holds a secret.
 
 mod environment;
+mod index;
+#[cfg(test)]
+mod index_tests;
 mod memory;
 mod pipeline;
 mod problem;

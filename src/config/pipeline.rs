@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use sources::{OnDrop, pattern};
 
+use super::index;
 use super::problem::{KeyPath, Place, Problems};
 use super::section::{Section, suggestion};
+use crate::target::IndexSetup;
 
 /// A pipeline's section.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct TableShape {
     pub id: Option<Vec<String>>,
     /// What becomes of its documents when it is dropped.
     pub on_drop: OnDrop,
+    /// What is wanted of its index.
+    pub setup: IndexSetup,
 }
 
 /// A pipeline as it was read, with the sections it refers to by name.
@@ -90,6 +94,12 @@ pub(super) fn read(
             problems.add(&index_place, &index_path, what, "give each table an index of its own");
         }
         tables.push(shape);
+    }
+    for shape in &tables {
+        for alias in shape.setup.aliases.iter().filter(|alias| indices.contains(*alias)) {
+            let what = format!("{alias:?} is the index of a table, and writes go through its name");
+            problems.add(&place, &path.key(&shape.table).key("aliases"), what, "choose another alias");
+        }
     }
     if tables.is_empty() {
         let fix = format!("add [{path}.\"public.products\"] with index = \"products\"");
@@ -172,8 +182,9 @@ fn read_table(name: &str, mut section: Section<'_>, problems: &mut Problems) -> 
     let id = column_list(&mut section, "id", problems);
     let policies = [("halt", OnDrop::Halt), ("delete", OnDrop::Delete), ("keep", OnDrop::Keep)];
     let on_drop = section.choice("on_drop", &policies, problems).unwrap_or_default();
+    let setup = index::read(&index, &mut section, problems);
     section.finish(problems);
-    TableShape { table: name.to_owned(), index, columns, rename, id, on_drop }
+    TableShape { table: name.to_owned(), index, columns, rename, id, on_drop, setup }
 }
 
 fn judge_index(index: &str, section: &mut Section<'_>, problems: &mut Problems) {

@@ -7,6 +7,7 @@ use super::problem::Problems;
 use super::reach::{self, Auth};
 use super::section::Section;
 use super::tree::Value;
+use crate::target::Easing;
 use crate::target::elasticsearch::{self, Trust};
 
 /// A target's section.
@@ -34,6 +35,8 @@ pub struct TargetSettings {
     pub linger: Duration,
     /// What to do at a first start with an index that holds documents.
     pub existing: Existing,
+    /// What is set otherwise while an index is being filled.
+    pub easing: Easing,
 }
 
 impl TargetSettings {
@@ -69,6 +72,11 @@ pub enum Existing {
 
 const TYPES: &[(&str, ())] = &[("elasticsearch", ())];
 const EXISTING: &[(&str, Existing)] = &[("refuse", Existing::Refuse), ("replace", Existing::Replace)];
+const EASING: &[(&str, Easing)] = &[
+    ("nothing", Easing::Nothing),
+    ("refresh", Easing::Refresh),
+    ("refresh-and-replicas", Easing::RefreshAndReplicas),
+];
 
 /// What a target's compressed requests hold beside the budget; its keys are judged later.
 pub(super) fn packed_bytes(section: &Section<'_>) -> usize {
@@ -122,6 +130,7 @@ pub(super) fn read(
         bulk_count_max: section.number("bulk_count_max", 1..=100_000, 5_000, problems) as usize,
         linger: Duration::from_millis(section.number("linger_ms", 0..=60_000, 10, problems)),
         existing: section.choice("existing", EXISTING, problems).unwrap_or(Existing::Refuse),
+        easing: section.choice("ease_backfill", EASING, problems).unwrap_or(Easing::Refresh),
     };
     section.finish(problems);
     settings

@@ -53,7 +53,7 @@ fn fake(settings: Settings, _world: SharedWorld) -> Result<Box<dyn Source>, Vec<
     }
 }
 
-const GOOD: &str = r#"data_dir = "rowtide-data"
+pub(super) const GOOD: &str = r#"data_dir = "rowtide-data"
 
 [memory]
 max_rss = "128MiB"
@@ -93,7 +93,7 @@ fn try_load(text: &str, environment: &Environment) -> Result<Config, Problems> {
     parse(text, Path::new("/etc/rowtide"), environment, &[("fake", fake)], &RealWorld::shared())
 }
 
-fn load_good(text: &str, pairs: &[(&str, &str)]) -> Config {
+pub(super) fn load_good(text: &str, pairs: &[(&str, &str)]) -> Config {
     match try_load(text, &environment(pairs)) {
         Ok(config) => config,
         Err(problems) => panic!("{}", listing(problems)),
@@ -104,7 +104,7 @@ fn listing(problems: Problems) -> String {
     ConfigError::Wrong { file: PathBuf::from("rowtide.toml"), problems }.to_string()
 }
 
-fn errors(text: &str, pairs: &[(&str, &str)]) -> String {
+pub(super) fn errors(text: &str, pairs: &[(&str, &str)]) -> String {
     match try_load(text, &environment(pairs)) {
         Ok(_) => panic!("the configuration was taken"),
         Err(problems) => listing(problems),
@@ -117,7 +117,7 @@ fn with(from: &str, to: &str) -> String {
     GOOD.replacen(from, to, 1)
 }
 
-fn assert_lines(text: &str, wanted: &[&str]) {
+pub(super) fn assert_lines(text: &str, wanted: &[&str]) {
     for line in wanted {
         assert!(text.lines().any(|found| found == *line), "{line:?} is not a line of:\n{text}");
     }
@@ -496,7 +496,12 @@ fn whom_to_trust_is_a_file_or_a_fingerprint_of_an_encrypted_node() {
 fn compressed_copies_are_taken_off_the_budget() {
     let text = with("password = \"es-secret\"", "password = \"p\"\ngzip = true\nsniff = true");
     let (plain, packed) = (load_good(GOOD, &[]), load_good(&text, &[]));
-    assert!(packed.targets[0].gzip && packed.targets[0].sniff && !plain.targets[0].gzip && !plain.targets[0].sniff);
+    assert!(
+        packed.targets[0].gzip
+            && packed.targets[0].sniff
+            && !plain.targets[0].gzip
+            && !plain.targets[0].sniff
+    );
     let less = crate::target::elasticsearch::GZIP_BYTES_MAX / 4 * 3;
     assert_eq!(plain.memory.budget_bytes - packed.memory.budget_bytes, less);
 }

@@ -34,6 +34,7 @@ use crate::target::{Target, TargetError};
 
 mod barrier;
 mod branch;
+mod easing;
 mod insist;
 mod intake;
 mod saver;
@@ -41,6 +42,7 @@ mod start;
 mod watcher;
 
 use intake::{Ended, Intake};
+pub(crate) use watcher::judge_odd;
 
 /// How long the end waits for answers: less than the 10 s after which most supervisors kill.
 pub const END_LIMIT: Duration = Duration::from_secs(8);

@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 
 use super::barrier::Barrier;
 use super::branch::{Branch, Passed, index_of, indices_of};
+use super::easing;
 use super::insist::insist;
 use super::intake::{Intake, Rate};
 use super::saver::Saver;
-use super::watcher::{self, watch_indices, watch_lease};
+use super::watcher::{self, judge_odd, tell_odd, watch_indices, watch_lease};
 use super::{FILL_ANEW, Parts, Pipeline, PipelineError, SharedTarget, SourceEnd, TargetParts, judge_source};
 use crate::config::Existing;
 use crate::lanes::{Lanes, Settings as LaneSettings, Surroundings};
@@ -22,7 +23,7 @@ use crate::ledger::Ledger;
 use crate::retry::{Halt, backoff};
 use crate::shape::{Shape, resolve};
 use crate::store::Saved;
-use crate::target::{Extended, IndexSpec, IndexState, StateDocument};
+use crate::target::{Easing, Extended, IndexSpec, IndexState, Odd, StateDocument};
 
 impl Pipeline {
     /// Everything that must be in order before the first write; `None` when it was told to stop.
@@ -67,7 +68,14 @@ impl Pipeline {
         for (number, ((to, claim), uuids)) in self.parts.targets.iter().zip(claims).zip(uuids).enumerate() {
             let counts = self.before.as_ref().and_then(|before| before.get(number).copied());
             let ledger = Ledger::going_on(counts.unwrap_or_default());
-            branches.push(self.branch(to, claim, uuids, ledger, shape.indices(), &tell));
+            let mut branch = self.branch(to, claim, uuids, ledger, shape.indices(), &tell);
+            let eased = easing::eased(&self.world, &to.target, &shape).await?;
+            if !eased.is_empty() {
+                let source = self.source_status.subscribe();
+                let work = easing::restore_when_filled(self.world.clone(), to.target.clone(), eased, source);
+                branch.watchers.push(self.world.spawn(Box::pin(work)));
+            }
+            branches.push(branch);
         }
         let saver = Saver::start(&self.world, store.clone(), name.clone());
         let barrier =
@@ -225,7 +233,7 @@ impl Pipeline {
         let kept = kept.map(|all| indices_of(all, &writes.name));
         let known = kept.as_ref().or(before.as_ref().map(|state| &state.indices));
         let mut uuids = BTreeMap::new();
-        for spec in specs(shape, &self.parts.settings.name) {
+        for spec in specs(shape, &self.parts.settings.name, writes.easing) {
             let found = insist(&self.world, &waits, || target.index(&spec.alias)).await?;
             let ours = known.and_then(|known| known.get(&spec.alias));
             if spec.shape_hash.is_empty() && ours.is_none() {
@@ -245,6 +253,7 @@ impl Pipeline {
             }
             let uuid = match decision {
                 Decision::Keep(uuid) => {
+                    accept(&spec, found.as_ref().map_or(&[], |found| &found.odd))?;
                     self.extend(target, &spec).await?;
                     uuid
                 }
@@ -266,9 +275,13 @@ impl Pipeline {
             return Ok(());
         }
         let waits = |why: &str| self.wait_for(why);
-        let Extended { added, unfit } = insist(&self.world, &waits, || target.extend_mapping(spec)).await?;
+        let Extended { added, unfit, told } =
+            insist(&self.world, &waits, || target.extend_mapping(spec)).await?;
         if !added.is_empty() {
             tracing::info!(alias = spec.alias, fields = added.join(", "), "fields were added to the mapping");
+        }
+        for what in told {
+            tracing::warn!(alias = spec.alias, what, "the index is not as it is configured");
         }
         for (field, mapped) in unfit {
             tracing::warn!(
@@ -285,6 +298,7 @@ impl Pipeline {
         let waits = |why: &str| self.wait_for(why);
         let made = insist(&self.world, &waits, || target.create_index(spec)).await?;
         tracing::info!(index = made.name, alias = spec.alias, "an index was made");
+        accept(spec, &made.odd)?;
         Ok(made.uuid)
     }
 }
@@ -327,13 +341,28 @@ fn judge_target(name: &str, saved: &Saved) -> Result<(), Halt> {
     })
 }
 
+/// Goes on with what is odd about an index where that can be; the pipeline that is configured is not odd.
+fn accept(spec: &IndexSpec, odd: &[Odd]) -> Result<(), Halt> {
+    if let Some(halt) = judge_odd(&spec.alias, odd) {
+        return Err(halt);
+    }
+    let configured = |odd: &&Odd| match odd {
+        Odd::Pipeline { pipeline, .. } => Some(pipeline) == spec.setup.ingest_pipeline.as_ref(),
+        _ => false,
+    };
+    tell_odd(&spec.alias, odd.iter().filter(|odd| !configured(odd)));
+    Ok(())
+}
+
 /// The index of each table.
-fn specs(shape: &Shape, pipeline: &str) -> Vec<IndexSpec> {
+fn specs(shape: &Shape, pipeline: &str, easing: Easing) -> Vec<IndexSpec> {
     let spec = |(number, alias): (usize, &Arc<str>)| IndexSpec {
         alias: alias.to_string(),
         pipeline: pipeline.to_owned(),
         fields: shape.fields(number),
         shape_hash: shape.shape_hash(number),
+        setup: shape.setup(number),
+        easing,
     };
     shape.indices().iter().enumerate().map(spec).collect()
 }
@@ -446,6 +475,7 @@ mod tests {
             pipeline: "shop".into(),
             fields: Vec::new(),
             shape_hash: "s1".into(),
+            ..IndexSpec::default()
         }
     }
 
@@ -457,6 +487,7 @@ mod tests {
             pipeline: shape.map(|_| "shop".into()),
             shape_hash: shape.map(str::to_owned),
             format: crate::target::DOCUMENT_FORMAT,
+            odd: Vec::new(),
         }
     }
 

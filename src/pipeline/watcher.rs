@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::{FILL_ANEW, SharedTarget};
 use crate::lease::{Lease, Standing};
 use crate::retry::Halt;
+use crate::target::Odd;
 
 /// An index that a person replaces is noticed within this time; `require_alias` keeps writes from
 /// making a new one meanwhile.
@@ -23,6 +24,7 @@ pub(super) async fn watch_indices(
     uuids: BTreeMap<String, String>,
     tell: mpsc::UnboundedSender<Halt>,
 ) {
+    let mut known = BTreeMap::new();
     loop {
         world.sleep(EVERY).await;
         if is_left_out(Rule::IndicesAreWatched) {
@@ -30,10 +32,17 @@ pub(super) async fn watch_indices(
         }
         for (alias, ours) in &uuids {
             // Without an answer nothing is known; the lanes are waiting for the target as well.
-            let Ok(uuid) = target.uuid(alias).await else { continue };
-            if let Some(halt) = judge(alias, ours, uuid.as_deref()) {
+            let Ok(found) = target.standing(alias).await else { continue };
+            let uuid = found.as_ref().map(|found| found.uuid.as_str());
+            let odd = found.as_ref().map_or(&[][..], |found| &found.odd);
+            if let Some(halt) = judge(alias, ours, uuid).or_else(|| judge_odd(alias, odd)) {
                 let _ = tell.send(halt);
                 return;
+            }
+            // What was so at the start was told then.
+            let before = known.insert(alias.clone(), odd.to_vec());
+            if let Some(before) = before {
+                tell_odd(alias, odd.iter().filter(|odd| !before.contains(odd)));
             }
         }
     }
@@ -55,6 +64,25 @@ pub(super) fn judge(alias: &str, ours: &str, found: Option<&str>) -> Option<Halt
             what: format!("the alias {alias} is gone, and the index behind it"),
             hint: FILL_ANEW.to_owned(),
         }),
+    }
+}
+
+/// What follows from settings that are not as Rowtide needs them: only durability cannot be done without.
+pub(crate) fn judge_odd(alias: &str, odd: &[Odd]) -> Option<Halt> {
+    let loses = odd.iter().find(|odd| matches!(odd, Odd::NotDurable(_)))?;
+    Some(Halt {
+        state: "target-not-durable",
+        what: format!("the index behind {alias}: {loses}"),
+        hint: format!(
+            "set it back: PUT {alias}/_settings {{\"index.translog.durability\": \"request\"}}, and mend the template or whoever set it; then start again"
+        ),
+    })
+}
+
+/// Says the rest of them.
+pub(super) fn tell_odd<'a>(alias: &str, odd: impl IntoIterator<Item = &'a Odd>) {
+    for what in odd {
+        tracing::warn!(alias, what = %what, "a setting of the index is not as Rowtide needs it");
     }
 }
 
@@ -81,5 +109,13 @@ mod tests {
         assert_eq!(judge("products", "a", Some("a")), None);
         assert_eq!(judge("products", "a", Some("b")).map(|halt| halt.state), Some("index-replaced"));
         assert_eq!(judge("products", "a", None).map(|halt| halt.state), Some("alias-gone"));
+    }
+
+    #[test]
+    fn only_an_index_that_loses_what_it_has_answered_for_halts() {
+        let early = Odd::ForgetsEarly("60s".to_owned());
+        assert_eq!(judge_odd("products", std::slice::from_ref(&early)), None);
+        let halt = judge_odd("products", &[early, Odd::NotDurable("async".to_owned())]);
+        assert_eq!(halt.map(|halt| halt.state), Some("target-not-durable"));
     }
 }

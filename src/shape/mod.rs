@@ -22,6 +22,7 @@ use crate::config::TableShape;
 use crate::lanes::{Action, Dead, Kind};
 use crate::ledger::SegmentId;
 use crate::retry::Halt;
+use crate::target::IndexSetup;
 
 mod patterns;
 mod plan;
@@ -144,6 +145,16 @@ impl Shape {
     /// The documents' fields of a table, with the columns they come from; for the mapping.
     pub fn fields(&self, table: usize) -> Vec<(String, Column)> {
         self.plans.get(table).map(Plan::fields).unwrap_or_default()
+    }
+
+    /// A table's name, as in `schema.table`; empty for a number that no table has.
+    pub fn table(&self, table: usize) -> &str {
+        self.tables.get(table).map_or("", |shape| shape.table.as_str())
+    }
+
+    /// What is wanted of a table's index.
+    pub fn setup(&self, table: usize) -> IndexSetup {
+        self.tables.get(table).map(|shape| shape.setup.clone()).unwrap_or_default()
     }
 
     /// A name of a table's shape as it is configured, equal over restarts and versions of Rowtide.

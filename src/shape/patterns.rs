@@ -45,13 +45,23 @@ pub(super) fn of(shapes: &[TableShape], name: &str) -> Result<TableShape, ShapeE
     let Some((shape, schema, table)) = matching else {
         return Err(fault("no section of the pipeline names it".into(), "report this as a fault of Rowtide"));
     };
-    let index = shape.index.replace("{schema}", &schema.to_lowercase());
-    let index = index.replace("{table}", &table.to_lowercase());
+    let filled = |name: &str| {
+        name.replace("{schema}", &schema.to_lowercase()).replace("{table}", &table.to_lowercase())
+    };
+    let index = filled(&shape.index);
     if let Some(wrong) = index_fault(&index) {
         let what = format!("the index {index:?} of the pattern {:?} {wrong}", shape.table);
         return Err(fault(what, "give this table a section and an index of its own, or another name"));
     }
-    Ok(TableShape { table: name.to_owned(), index, ..shape.clone() })
+    let mut setup = shape.setup.clone();
+    for alias in &mut setup.aliases {
+        *alias = filled(alias);
+    }
+    if let Some((alias, wrong)) = setup.aliases.iter().find_map(|alias| Some((alias, index_fault(alias)?))) {
+        let what = format!("the alias {alias:?} of the pattern {:?} {wrong}", shape.table);
+        return Err(fault(what, "give this table a section of its own, or choose another name"));
+    }
+    Ok(TableShape { table: name.to_owned(), index, setup, ..shape.clone() })
 }
 
 #[cfg(test)]
@@ -62,7 +72,8 @@ mod tests {
 
     fn shape(table: &str, index: &str) -> TableShape {
         let (table, index) = (table.to_owned(), index.to_owned());
-        TableShape { table, index, columns: None, rename: Vec::new(), id: None, on_drop: OnDrop::Keep }
+        let setup = crate::target::IndexSetup::default();
+        TableShape { table, index, columns: None, rename: Vec::new(), id: None, on_drop: OnDrop::Keep, setup }
     }
 
     fn table(number: u32, name: &str) -> Arc<Table> {

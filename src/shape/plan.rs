@@ -108,6 +108,9 @@ impl Plan {
         }
         let fields: Vec<Field> = places.into_iter().map(|column| Field::of(shape, table, column)).collect();
         judge_names(&fields, table, &mut fault);
+        if missing == Missing::IsAFault {
+            judge_mapping(&fields, shape, &mut fault);
+        }
         let id = id_columns(shape, table, &mut fault);
         if !errors.is_empty() {
             return Err(errors);
@@ -235,6 +238,19 @@ fn judge_names(fields: &[Field], table: &Table, fault: &mut impl FnMut(String, S
                 fault(format!("the field {name:?} would lie inside of the field {object:?}"), fix);
             }
             rest = object;
+        }
+    }
+}
+
+/// A mapping for a field that no document has is a slip.
+fn judge_mapping(fields: &[Field], shape: &TableShape, fault: &mut impl FnMut(String, String)) {
+    for wanted in shape.setup.mapping.keys() {
+        if !fields.iter().any(|field| field.name == *wanted) {
+            let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+            fault(
+                format!("mapping names {wanted:?}, which is no field of its documents"),
+                format!("the fields are {}", names.join(", ")),
+            );
         }
     }
 }

@@ -25,7 +25,8 @@ fn things(key: &[u16]) -> Arc<Table> {
 
 fn shape() -> TableShape {
     let (table, index) = ("public.t".into(), "things".into());
-    TableShape { table, index, columns: None, rename: Vec::new(), id: None, on_drop: sources::OnDrop::Halt }
+    let (on_drop, setup) = (sources::OnDrop::Halt, crate::target::IndexSetup::default());
+    TableShape { table, index, columns: None, rename: Vec::new(), id: None, on_drop, setup }
 }
 
 fn row(values: &[Option<&str>]) -> Row {
@@ -270,4 +271,22 @@ proptest! {
             prop_assert_eq!(&lines[1]["body"], &parsed(2));
         }
     }
+}
+
+#[test]
+fn t35_a_mapping_for_a_field_that_no_document_has_is_refused_by_name_and_is_no_part_of_the_shape() {
+    let mut shape = shape();
+    shape.rename = vec![("name".to_owned(), "title".to_owned())];
+    let table = things(&[0]);
+    let hash = |shape: &super::TableShape| {
+        Shape::compile(std::slice::from_ref(shape), std::slice::from_ref(&table)).unwrap().shape_hash(0)
+    };
+    let before = hash(&shape);
+    shape.setup.mapping.insert("title".to_owned(), serde_json::json!({ "type": "keyword" }));
+    assert_eq!(hash(&shape), before, "documents are the same");
+    shape.setup.mapping.insert("name".to_owned(), serde_json::json!({ "type": "keyword" }));
+    let errors = Shape::compile(&[shape], &[table]).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let text = errors[0].to_string();
+    assert!(text.contains("mapping names \"name\"") && text.contains("id, title, body"), "{text}");
 }

@@ -124,7 +124,7 @@ impl Memory {
     pub fn with_index(alias: &str) -> Self {
         let memory = Self::new();
         let (alias, pipeline, shape_hash) = (alias.to_owned(), "test".to_owned(), String::new());
-        memory.lock().create(&IndexSpec { alias, pipeline, fields: Vec::new(), shape_hash });
+        memory.lock().create(&IndexSpec { alias, pipeline, shape_hash, ..IndexSpec::default() });
         memory
     }
 
@@ -257,6 +257,7 @@ impl Inner {
             pipeline: Some(spec.pipeline.clone()),
             shape_hash: Some(spec.shape_hash.clone()),
             format: super::DOCUMENT_FORMAT,
+            odd: Vec::new(),
         };
         self.aliases.insert(spec.alias.clone(), name.clone());
         self.indices.insert(name, Index { state: state.clone(), entries: BTreeMap::new() });

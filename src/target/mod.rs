@@ -10,6 +10,9 @@ use sources::world::BoxFuture;
 
 pub mod elasticsearch;
 pub mod memory;
+mod setup;
+
+pub use setup::{Easing, IndexSetup, flat, setting_fault};
 
 /// One bulk request, as bytes.
 #[derive(Clone, Debug)]
@@ -125,7 +128,7 @@ impl TargetError {
 pub const DOCUMENT_FORMAT: u64 = 2;
 
 /// An index as the shape wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IndexSpec {
     /// The alias that is written through; the real index behind it is made by Rowtide.
     pub alias: String,
@@ -135,6 +138,10 @@ pub struct IndexSpec {
     pub fields: Vec<(String, Column)>,
     /// Changes when the shape does; kept in `_meta`.
     pub shape_hash: String,
+    /// What a person wants of it. No part of the shape: documents are the same whatever it says.
+    pub setup: IndexSetup,
+    /// What is set otherwise from its making until [`Target::restore`].
+    pub easing: Easing,
 }
 
 impl IndexSpec {
@@ -174,6 +181,42 @@ pub struct IndexState {
     pub shape_hash: Option<String>,
     /// `_meta.rowtide.format`; [`DOCUMENT_FORMAT`] when Rowtide did not make it.
     pub format: u64,
+    /// What is not as Rowtide needs it.
+    pub odd: Vec<Odd>,
+}
+
+/// The index under an alias, as it is looked at every 10 s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its UUID.
+    pub uuid: String,
+    /// What is not as Rowtide needs it.
+    pub odd: Vec<Odd>,
+}
+
+/// A setting of an index that is not as Rowtide needs it: a template or a person set it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Odd {
+    /// An answer does not mean that a document is durable (law 4): nothing may be written.
+    #[error(
+        "index.translog.durability is {0}, so a node that crashes loses documents that it has answered for"
+    )]
+    NotDurable(String),
+    /// The versions of deleted documents are forgotten early (T29); only a help, so it goes on.
+    #[error(
+        "index.gc_deletes is {0}, less than the hour that Rowtide sets: late requests are kept away for that long only"
+    )]
+    ForgetsEarly(String),
+    /// Documents go through a pipeline that is no part of the configuration.
+    #[error(
+        "documents go through the ingest pipeline {pipeline} ({setting}), which the configuration does not name: it may change, move or drop them"
+    )]
+    Pipeline {
+        /// The setting.
+        setting: &'static str,
+        /// The pipeline.
+        pipeline: String,
+    },
 }
 
 /// Law 1's state document, one for each pipeline, changed only by compare-and-set.
@@ -234,16 +277,33 @@ pub trait Target: Send + Sync {
     /// What is there under an alias (or as an index of that name); `None` when nothing is.
     fn index<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<IndexState>, TargetError>>;
 
-    /// The UUID of the index under an alias; `None` when there is none. Asked for each index every 10 s.
+    /// The UUID of the index under an alias; `None` when there is none.
     fn uuid<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<String>, TargetError>> {
         Box::pin(async { Ok(self.index(alias).await?.map(|index| index.uuid)) })
+    }
+
+    /// What is looked at every 10 s; `None` when there is no index under the alias.
+    fn standing<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<Standing>, TargetError>> {
+        Box::pin(async { Ok(self.uuid(alias).await?.map(|uuid| Standing { uuid, odd: Vec::new() })) })
+    }
+
+    /// Which of these aliases stand for an index that is eased.
+    fn eased<'a>(&'a self, _aliases: &'a [String]) -> BoxFuture<'a, Result<Vec<String>, TargetError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// Gives an index back what was set otherwise while it was filled, but for what somebody has changed
+    /// since. By name, what was given back; asked again, nothing is.
+    fn restore<'a>(&'a self, _alias: &'a str) -> BoxFuture<'a, Result<Vec<String>, TargetError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     /// Makes a new real index with its mapping and puts the alias on it, in one step.
     fn create_index<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>>;
 
-    /// Adds to the mapping of an index that is there the fields that it lacks; a field that is there
-    /// stays as it is. What was added, and what cannot hold its column.
+    /// Adds to the mapping of an index that is there the fields that it lacks, and to the index what else of
+    /// its setup can be added; a field that is there stays as it is, but for what the cluster lets be changed.
+    /// What was added, what cannot hold its column, and what could not be done.
     fn extend_mapping<'a>(&'a self, _spec: &'a IndexSpec) -> BoxFuture<'a, Result<Extended, TargetError>> {
         Box::pin(async { Ok(Extended::default()) })
     }
@@ -287,6 +347,8 @@ pub struct Extended {
     pub added: Vec<String>,
     /// Fields whose mapping cannot hold every value of their column: name and type in the mapping.
     pub unfit: Vec<(String, String)>,
+    /// What of the setup is not as it is wanted, and stays so, in words.
+    pub told: Vec<String>,
 }
 
 /// A page of document ids.

@@ -107,8 +107,7 @@ impl Run {
         };
         cluster.drop_alias(&alias);
         if replaced {
-            let spec =
-                IndexSpec { alias, pipeline: "person".into(), fields: Vec::new(), shape_hash: String::new() };
+            let spec = IndexSpec { alias, pipeline: "person".into(), ..IndexSpec::default() };
             let mut made = cluster.create_index(&spec);
             // The model answers at once.
             let waker = std::task::Waker::noop();

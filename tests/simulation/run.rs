@@ -245,6 +245,7 @@ impl Run {
             bulk_count_max: usize::from(self.plan.bulk_count_max),
             linger: Duration::from_millis(10),
             existing: if replaces { Existing::Replace } else { Existing::Refuse },
+            easing: rowtide::target::Easing::Nothing,
         }
     }
 
@@ -465,6 +466,7 @@ fn shapes() -> Vec<TableShape> {
         rename: Vec::new(),
         id: None,
         on_drop: sources::OnDrop::Halt,
+        setup: rowtide::target::IndexSetup::default(),
     };
     (0..TABLES).map(shape).collect()
 }

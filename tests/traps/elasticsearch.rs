@@ -65,11 +65,12 @@ fn spec(alias: &str, fields: &[(&str, Kind)]) -> IndexSpec {
         pipeline: "test".to_owned(),
         fields: fields.iter().map(|(name, kind)| ((*name).to_owned(), column(name, kind))).collect(),
         shape_hash: "shape".to_owned(),
+        ..IndexSpec::default()
     }
 }
 
 /// Id, version and document of each action; no document deletes.
-fn bulk(alias: &str, actions: &[(&str, u64, Option<Value>)]) -> Bulk {
+pub(super) fn bulk(alias: &str, actions: &[(&str, u64, Option<Value>)]) -> Bulk {
     let mut body = String::new();
     for (id, version, document) in actions {
         let meta = json!({ "_index": alias, "_id": id, "version": version, "version_type": "external_gte" });

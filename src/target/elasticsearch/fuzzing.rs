@@ -79,6 +79,8 @@ fn run(target: &Elasticsearch, done: &str) {
                 pipeline: "shop".to_owned(),
                 fields: vec![("a".to_owned(), column)],
                 shape_hash: "abc".to_owned(),
+                easing: super::super::Easing::RefreshAndReplicas,
+                ..IndexSpec::default()
             };
             if let Ok(made) = ready(target.create_index(&spec)) {
                 assert_ne!(made.name, spec.alias);

@@ -1,4 +1,4 @@
-//! Real indices behind aliases: what is there, making one with its mapping, listing its documents.
+//! Real indices behind aliases: what is there, whether it is as Rowtide needs it, listing its documents.
 //!
 //! ```text
 //!   documents ──► alias `products` ──► `products-rowtide-1`   _meta.rowtide { format, pipeline, shape }
@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 
 use reqwest::Method;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::client::{Answer, Call, Client, error_of, escape, failure, parse};
-use super::mapping::{fields_of, mapping};
-use crate::target::{DOCUMENT_FORMAT, IdPage, IndexSpec, IndexState, TargetError};
+use super::making::FINAL_PIPELINE;
+use crate::target::setup::is_an_hour;
+use crate::target::{DOCUMENT_FORMAT, IdPage, IndexState, Odd, Standing, TargetError};
 
 /// How long the cluster keeps a listing between two pages: a page is deleted through the lanes, which
 /// may wait for a slow target.
@@ -21,22 +22,6 @@ const SCROLL: &str = "5m";
 /// Most bytes that an id takes in an answer: 512 bytes (T34), each escaped as `\u0000` at worst, with
 /// the words around it.
 const ID_BYTES_MAX: usize = 512 * 6 + 128;
-/// Fields that Elasticsearch or OpenSearch keep for themselves at the top of a document.
-const RESERVED: [&str; 12] = [
-    "_id",
-    "_index",
-    "_type",
-    "_source",
-    "_routing",
-    "_version",
-    "_seq_no",
-    "_field_names",
-    "_ignored",
-    "_doc_count",
-    "_nested_path",
-    "_data_stream_timestamp",
-];
-
 #[derive(Deserialize)]
 struct RealIndex {
     settings: RealSettings,
@@ -45,12 +30,45 @@ struct RealIndex {
 
 #[derive(Deserialize)]
 struct RealSettings {
-    index: IndexUuid,
+    index: Kept,
+}
+
+/// Of an index's settings, those that Rowtide relies on.
+#[derive(Default, Deserialize)]
+struct Kept {
+    uuid: String,
+    translog: Option<Translog>,
+    gc_deletes: Option<String>,
+    default_pipeline: Option<String>,
+    final_pipeline: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct IndexUuid {
-    uuid: String,
+struct Translog {
+    durability: Option<String>,
+}
+
+impl Kept {
+    /// What is not as Rowtide needs it.
+    fn odd(&self) -> Vec<Odd> {
+        let mut odd = Vec::new();
+        let durability = self.translog.as_ref().and_then(|translog| translog.durability.as_deref());
+        if let Some(other) = durability.filter(|durability| !durability.eq_ignore_ascii_case("request")) {
+            odd.push(Odd::NotDurable(other.to_owned()));
+        }
+        let kept = self.gc_deletes.as_deref().unwrap_or("60s");
+        if !is_an_hour(kept) {
+            odd.push(Odd::ForgetsEarly(kept.to_owned()));
+        }
+        for (setting, pipeline) in
+            [("index.default_pipeline", &self.default_pipeline), (FINAL_PIPELINE, &self.final_pipeline)]
+        {
+            if let Some(pipeline) = pipeline.clone().filter(|pipeline| pipeline != "_none") {
+                odd.push(Odd::Pipeline { setting, pipeline });
+            }
+        }
+        odd
+    }
 }
 
 #[derive(Deserialize)]
@@ -76,18 +94,29 @@ pub(super) async fn index(client: &Client, alias: &str) -> Result<Option<IndexSt
     let Some((name, real)) = look(client, alias).await? else { return Ok(None) };
     let Owner { pipeline, shape_hash, format } = owner(LOOK, &name, real.mappings)?;
     let documents = count(client, &name).await?;
-    Ok(Some(IndexState { name, uuid: real.settings.index.uuid, documents, pipeline, shape_hash, format }))
+    let odd = real.settings.index.odd();
+    Ok(Some(IndexState {
+        name,
+        uuid: real.settings.index.uuid,
+        documents,
+        pipeline,
+        shape_hash,
+        format,
+        odd,
+    }))
 }
 
-pub(super) async fn uuid(client: &Client, alias: &str) -> Result<Option<String>, TargetError> {
-    Ok(look(client, alias).await?.map(|(_, real)| real.settings.index.uuid))
+pub(super) async fn standing(client: &Client, alias: &str) -> Result<Option<Standing>, TargetError> {
+    let found = look(client, alias).await?.map(|(_, real)| real.settings.index);
+    Ok(found.map(|kept| Standing { odd: kept.odd(), uuid: kept.uuid }))
 }
 
 /// The real index behind an alias, by name.
 async fn look(client: &Client, alias: &str) -> Result<Option<(String, RealIndex)>, TargetError> {
     const CONTEXT: &str = LOOK;
     check_name(CONTEXT, alias)?;
-    let filter = "filter_path=*.settings.index.uuid,*.mappings._meta.rowtide";
+    let filter = "filter_path=*.settings.index.uuid,*.settings.index.translog.durability,\
+                  *.settings.index.gc_deletes,*.settings.index.*_pipeline,*.mappings._meta.rowtide";
     let path = format!("/{}?{filter}", escape(alias));
     let answer = client.send(Call::new(CONTEXT, Method::GET, &path)).await?;
     match answer.status {
@@ -111,7 +140,7 @@ async fn look(client: &Client, alias: &str) -> Result<Option<(String, RealIndex)
 }
 
 /// Only the cluster itself can say so; a 404 of something in between is no news of an index.
-fn no_index(answer: &Answer) -> bool {
+pub(super) fn no_index(answer: &Answer) -> bool {
     error_of(&answer.body).is_some_and(|error| error.kind == "index_not_found_exception")
 }
 
@@ -185,113 +214,6 @@ fn all_shards(context: &'static str, shards: &Shards) -> Result<(), TargetError>
         return Ok(());
     }
     Err(TargetError::Unresolved { context, reason: format!("{} shards failed", shards.failed) })
-}
-
-pub(super) async fn create(client: &Client, spec: &IndexSpec) -> Result<IndexState, TargetError> {
-    const CONTEXT: &str = "create index";
-    let conflict = |reason: String| TargetError::Conflict { context: CONTEXT, reason };
-    check_name(CONTEXT, &spec.alias)?;
-    let body = body(spec)?;
-    if let Some(there) = index(client, &spec.alias).await? {
-        return taken(spec, there);
-    }
-    let name = free_name(client, &spec.alias).await?;
-    let path = format!("/{}", escape(&name));
-    let answer = client.send(Call::new(CONTEXT, Method::PUT, &path).json(&body)).await?;
-    let kind = error_of(&answer.body).map(|error| error.kind).unwrap_or_default();
-    match (answer.status, kind.as_str()) {
-        (200, _) => {}
-        (400, "resource_already_exists_exception") => {
-            return Err(conflict(format!("somebody else has just made {name}")));
-        }
-        _ => return Err(failure(CONTEXT, &answer)),
-    }
-    index(client, &spec.alias).await?.ok_or_else(|| conflict(format!("{name} was made and is gone")))
-}
-
-/// The answer to an earlier attempt may have been lost, so an empty index just as wanted will do.
-fn taken(spec: &IndexSpec, there: IndexState) -> Result<IndexState, TargetError> {
-    let ours = there.pipeline.as_ref() == Some(&spec.pipeline)
-        && there.shape_hash.as_ref() == Some(&spec.shape_hash)
-        && there.name != spec.alias;
-    let (context, alias, name) = ("create index", &spec.alias, &there.name);
-    match () {
-        () if ours && there.documents == 0 => Ok(there),
-        () if name == alias => Err(TargetError::Halt {
-            context,
-            reason: format!("{alias} is an index, and Rowtide writes through an alias of that name"),
-            hint: format!("delete or rename the index {alias}, or name another `index` in the configuration"),
-        }),
-        () => Err(TargetError::Conflict {
-            context,
-            reason: format!("the alias {alias} already stands for {name}"),
-        }),
-    }
-}
-
-/// `<alias>-rowtide-<n>` with the lowest n that is not in use.
-async fn free_name(client: &Client, alias: &str) -> Result<String, TargetError> {
-    const CONTEXT: &str = "list indices";
-    let filter = "expand_wildcards=all&filter_path=*.settings.index.uuid";
-    let path = format!("/{}-rowtide-*?{filter}", escape(alias));
-    let answer = client.send(Call::new(CONTEXT, Method::GET, &path)).await?;
-    let used: BTreeMap<String, RealIndex> = match answer.status {
-        200 => parse(CONTEXT, &answer)?,
-        404 if no_index(&answer) => BTreeMap::new(),
-        _ => return Err(failure(CONTEXT, &answer)),
-    };
-    let mut names = (1_u64..).map(|n| format!("{alias}-rowtide-{n}"));
-    let free = names.find(|name| !used.contains_key(name));
-    free.ok_or_else(|| TargetError::Conflict { context: CONTEXT, reason: "no name is free".to_owned() })
-}
-
-/// The default is 1000; a text counts twice, because of its keyword.
-pub(super) fn fields_limit(spec: &IndexSpec) -> Option<u64> {
-    let columns = spec.fields.len();
-    let fields: usize = spec.fields.iter().map(|(_, column)| fields_of(&column.kind)).sum();
-    (columns > 450 || fields > 900).then(|| fields.max(columns * 2) as u64 + 100)
-}
-
-/// Settings, mapping and alias of a new index.
-fn body(spec: &IndexSpec) -> Result<Value, TargetError> {
-    let mut properties = Map::new();
-    for (field, column) in &spec.fields {
-        check_field(field, &column.name)?;
-        properties.insert(field.clone(), mapping(&column.kind));
-    }
-    let mut settings = json!({
-        // Law 3: a help against tombstones that are forgotten early, not what protects deletes.
-        "gc_deletes": "1h",
-        // An answer must mean that the document survives a crash of the node.
-        "translog.durability": "request",
-    });
-    if let Some(limit) = fields_limit(spec) {
-        settings["mapping.total_fields.limit"] = json!(limit);
-    }
-    Ok(json!({
-        "settings": { "index": settings },
-        "aliases": { (&spec.alias): { "is_write_index": true } },
-        "mappings": {
-            // A column that is added later stays in _source: a guessed type could be wrong for ever.
-            "dynamic": false,
-            "_meta": { "rowtide": { "format": DOCUMENT_FORMAT, "pipeline": spec.pipeline, "shape": spec.shape_hash } },
-            "properties": properties,
-        },
-    }))
-}
-
-pub(super) fn check_field(field: &str, column: &str) -> Result<(), TargetError> {
-    let fault = match field {
-        _ if field.trim().is_empty() => "is empty",
-        _ if field.contains('.') => "holds a dot, which means an object in an index",
-        _ if RESERVED.contains(&field) => "is kept by the target for itself",
-        _ => return Ok(()),
-    };
-    Err(TargetError::Halt {
-        context: "create index",
-        reason: format!("the field {field:?} of column {column:?} {fault}"),
-        hint: format!("give it another name in the table's `rename`: rename = {{ {column:?} = \"…\" }}"),
-    })
 }
 
 /// What Elasticsearch and OpenSearch take as a name; no name means several indices here.
@@ -395,38 +317,23 @@ pub(super) async fn ids(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use sources::change::{Column, Kind};
-
-    fn spec(fields: &[(&str, Kind)]) -> IndexSpec {
-        let column = |name: &str, kind: &Kind| Column { name: name.into(), kind: kind.clone() };
-        IndexSpec {
-            alias: "products".to_owned(),
-            pipeline: "shop".to_owned(),
-            fields: fields.iter().map(|(name, kind)| ((*name).to_owned(), column(name, kind))).collect(),
-            shape_hash: "abc".to_owned(),
-        }
-    }
-
     #[test]
-    fn t35_a_field_that_an_index_cannot_hold_is_refused_with_its_column() {
-        for wrong in ["a.b", "", " ", "_id"] {
-            let error = body(&spec(&[("fine", Kind::Text), (wrong, Kind::Text)])).unwrap_err();
-            let text = error.to_string();
-            assert!(matches!(error, TargetError::Halt { .. }) && text.contains("rename"), "{text}");
-            assert!(text.contains(&format!("{wrong:?}")), "{text}");
-        }
-        assert!(body(&spec(&[("_fine", Kind::Text), ("größe", Kind::Decimal)])).is_ok());
-    }
-
-    #[test]
-    fn the_index_is_durable_and_says_whose_it_is() {
-        let body =
-            body(&spec(&[("tags", Kind::Array(Box::new(Kind::Array(Box::new(Kind::Keyword)))))])).unwrap();
-        assert_eq!(body["settings"]["index"]["gc_deletes"], "1h");
-        assert_eq!(body["settings"]["index"]["translog.durability"], "request");
-        assert_eq!(body["mappings"]["_meta"]["rowtide"], json!({"format":2,"pipeline":"shop","shape":"abc"}));
-        assert_eq!(body["mappings"]["properties"]["tags"]["type"], "keyword");
-        assert_eq!(body["aliases"]["products"]["is_write_index"], true);
+    fn t29_settings_that_are_not_as_they_must_be_are_odd() {
+        let odd = |settings: Value| serde_json::from_value::<Kept>(settings).unwrap().odd();
+        assert_eq!(
+            odd(json!({ "uuid": "u", "translog": { "durability": "REQUEST" }, "gc_deletes": "60m" })),
+            []
+        );
+        assert_eq!(odd(json!({ "uuid": "u", "gc_deletes": "1h", "default_pipeline": "_none" })), []);
+        let all = json!({ "uuid": "u", "translog": { "durability": "ASYNC" }, "default_pipeline": "a", "final_pipeline": "b" });
+        let pipeline = |setting, name: &str| Odd::Pipeline { setting, pipeline: name.into() };
+        let wanted = [
+            Odd::NotDurable("ASYNC".into()),
+            Odd::ForgetsEarly("60s".into()),
+            pipeline("index.default_pipeline", "a"),
+            pipeline("index.final_pipeline", "b"),
+        ];
+        assert_eq!(odd(all), wanted);
     }
 
     #[test]
@@ -456,27 +363,5 @@ mod tests {
         assert!(error.contains("format 3") && error.contains("index i"), "{error}");
         let nobody = Owner { pipeline: None, shape_hash: None, format: DOCUMENT_FORMAT };
         assert_eq!(owner("x", "i", None).unwrap(), nobody);
-    }
-
-    #[test]
-    fn an_index_that_is_taken_is_never_written_over() {
-        let there = |name: &str, documents: u64, pipeline: &str| IndexState {
-            name: name.to_owned(),
-            uuid: "u".to_owned(),
-            documents,
-            pipeline: Some(pipeline.to_owned()),
-            shape_hash: Some("abc".to_owned()),
-            format: DOCUMENT_FORMAT,
-        };
-        let spec = spec(&[]);
-        assert!(taken(&spec, there("products-rowtide-1", 0, "shop")).is_ok());
-        for (name, documents, pipeline) in
-            [("products-rowtide-1", 1, "shop"), ("products-rowtide-1", 0, "other")]
-        {
-            let refused = taken(&spec, there(name, documents, pipeline));
-            assert!(matches!(refused, Err(TargetError::Conflict { .. })), "{refused:?}");
-        }
-        let plain = taken(&spec, there("products", 0, "shop"));
-        assert!(matches!(plain, Err(TargetError::Halt { .. })), "{plain:?}");
     }
 }

@@ -5,7 +5,9 @@
 //!    ├──── product   which cluster it is, asked once
 //!    ├──── bulk      the body on the wire, and the guard that keeps deletes from making an index
 //!    ├──── response  the bulk answer, item by item
-//!    ├──── index     aliases, real indices, listing ids
+//!    ├──── index     aliases, real indices, what of them is odd, listing ids
+//!    ├──── making    a new index, with its settings and mapping
+//!    ├──── easing    what is set otherwise while it is filled
 //!    ├──── mapping   what a field is, by its column's kind
 //!    ├──── extension fields that come to an index which is there already
 //!    ├──── proposal  what an index would make of a table, in words
@@ -17,10 +19,12 @@
 
 mod bulk;
 mod client;
+mod easing;
 mod extension;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod index;
+mod making;
 mod mapping;
 mod product;
 mod proposal;
@@ -39,8 +43,8 @@ pub use client::{Auth, Fingerprint, GZIP_BYTES_MAX, Settings, Trust};
 pub use proposal::{mapping_words, takes_field};
 
 use super::{
-    Bulk, Extended, IdPage, IndexSpec, IndexState, Outcome, Revision, StateDocument, Stored, Target,
-    TargetError,
+    Bulk, Extended, IdPage, IndexSpec, IndexState, Outcome, Revision, Standing, StateDocument, Stored,
+    Target, TargetError,
 };
 use client::{Call, Client, failure, parse};
 
@@ -154,12 +158,20 @@ impl Target for Elasticsearch {
         Box::pin(index::index(&self.client, alias))
     }
 
-    fn uuid<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<String>, TargetError>> {
-        Box::pin(index::uuid(&self.client, alias))
+    fn standing<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<Standing>, TargetError>> {
+        Box::pin(index::standing(&self.client, alias))
+    }
+
+    fn eased<'a>(&'a self, aliases: &'a [String]) -> BoxFuture<'a, Result<Vec<String>, TargetError>> {
+        Box::pin(easing::eased(&self.client, aliases))
+    }
+
+    fn restore<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Vec<String>, TargetError>> {
+        Box::pin(easing::restore(&self.client, alias))
     }
 
     fn create_index<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<IndexState, TargetError>> {
-        Box::pin(index::create(&self.client, spec))
+        Box::pin(making::create(&self.client, spec))
     }
 
     fn extend_mapping<'a>(&'a self, spec: &'a IndexSpec) -> BoxFuture<'a, Result<Extended, TargetError>> {

@@ -2,7 +2,7 @@
 
 use sources::change::Kind;
 
-use super::index::check_field;
+use super::making::check_field;
 use super::mapping::mapping;
 
 /// How a kind is mapped, in short: as in `text, keyword` or `date`.

@@ -39,5 +39,5 @@ async fn a_page_with_502_is_waited_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_with_200_is_no_success() {
-    waits_through("200 OK", "an answer of another form").await;
+    waits_through("200 OK", "not a bulk answer").await;
 }

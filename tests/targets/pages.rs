@@ -12,6 +12,8 @@ const PAGE: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<bo
 async fn waits_through(status: &str, says: &str) {
     let sql = "CREATE TABLE t (id int PRIMARY KEY, body text); INSERT INTO t VALUES (1, 'x')";
     let mut pair = Pair::filled(Setup { sql, tables: &["t"], ..Setup::default() }).await;
+    // Nobody knows what became of a request that was answered so, and the end says it.
+    pair.rowtide.allow("the end was not clean");
     pair.proxy.answer_with(Some(format!(
         "HTTP/1.1 {status}\r\nserver: nginx\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n{PAGE}",
         PAGE.len()
@@ -39,5 +41,5 @@ async fn a_page_with_502_is_waited_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_with_200_is_no_success() {
-    waits_through("200 OK", "an answer of another form").await;
+    waits_through("200 OK", "not a bulk answer").await;
 }

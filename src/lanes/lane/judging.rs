@@ -237,14 +237,14 @@ impl Lane {
                 return Ok(());
             }
             request.tries = 0;
-            self.shared.limit.closed(bytes);
+            if is_there {
+                self.shared.limit.closed(bytes);
+            }
             return self.split(request, String::new()).await;
         }
-        if is_suspect {
-            if request.lost >= LOST_BEFORE_DEAD {
-                let reason = format!("{} requests with it alone were not answered", request.lost);
-                return self.bury_all(request, reason).await;
-            }
+        if is_suspect && request.lost >= LOST_BEFORE_DEAD {
+            let reason = format!("{} requests with it alone were not answered", request.lost);
+            return self.bury_all(request, reason).await;
         }
         self.requests.push(request);
         Ok(())

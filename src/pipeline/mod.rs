@@ -124,6 +124,8 @@ pub async fn run(
     let store = Arc::new(Sqlite::open(&config.data_dir, &world)?);
     let letters = Arc::new(store.letters(&config.pipeline.name, DEAD_LETTERS_BYTES).await?);
     let budget = Budget::new(config.memory.budget_bytes);
+    // As much as all lanes may have under way.
+    budget.keep_ahead(config.target.lanes.saturating_mul(config.target.bulk_bytes_max));
     let _governor = crate::memory::govern(&world, budget.clone(), config.memory.max_rss);
     let target = Elasticsearch::new(config.target.client_settings(), world.clone()).map_err(refused)?;
     let parts = Parts {

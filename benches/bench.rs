@@ -1,31 +1,34 @@
-//! `scripts/bench [NAME…] [--rows N]`: whole works, measured from outside the process.
+//! `scripts/bench [NAME…] [--rows N] [--linger-ms N]`: whole works, measured from outside the process.
 //!
 //! ```text
 //!   real PostgreSQL ──► rowtide (release, default settings) ──► instant sink
 //!        └── count and content by SQL ───── compared ──────────────┘      else exit 1
 //! ```
+//! Two works have a file of their own: [`latency`], and [`elasticsearch`], which has a real one for its target.
 //! CPU seconds are the processes' own, from `/proc`; the peak of memory is VmHWM.
 
 #![allow(dead_code, unreachable_pub, unused_imports, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+mod elasticsearch;
 #[path = "../tests/harness/mod.rs"]
 mod harness;
+mod latency;
 mod sink;
 
 use std::time::{Duration, Instant};
 
 use harness::rowtide::Rowtide;
 use harness::servers::{Database, Postgres};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-const WORKS: &[&str] = &["postgres-backfill", "postgres-tail"];
+const WORKS: &[&str] = &["postgres-backfill", "postgres-tail", "postgres-latency", "postgres-elasticsearch"];
+/// Rows where nothing else is said; fewer where a search engine has to take them thirty times.
+const ROWS: u64 = 1_000_000;
+const ROWS_OF_ENGINE: u64 = 200_000;
 /// Changes of one transaction of the backlog.
 const PER_TRANSACTION: u64 = 1000;
-/// Single-row transactions of the latency phase, and how many a second.
-const LATENCY_ROWS: u64 = 10_000;
-const LATENCY_RATE: u64 = 1000;
 
 /// A document as PostgreSQL itself writes it: the sink must hold the same bytes.
 const EXPECTED: &str = "SELECT count(*), mod(sum(('x' || substr(md5(id || E'\\n' || \
@@ -35,14 +38,17 @@ const EXPECTED: &str = "SELECT count(*), mod(sum(('x' || substr(md5(id || E'\\n'
     18446744073709551616)::text FROM items";
 
 fn main() {
-    let mut rows = 1_000_000;
+    let (mut rows, mut linger_ms) = (None, None);
     let mut names = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--bench" => {} // cargo's own
             "--list" => return WORKS.iter().for_each(|name| println!("{name}")),
-            "--rows" => rows = arguments.next().and_then(|n| n.parse().ok()).expect("--rows N"),
+            "--rows" => rows = Some(arguments.next().and_then(|n| n.parse().ok()).expect("--rows N")),
+            "--linger-ms" => {
+                linger_ms = Some(arguments.next().and_then(|n| n.parse().ok()).expect("--linger-ms N"));
+            }
             name if WORKS.contains(&name) => names.push(name.to_owned()),
             other => {
                 eprintln!("bench: no work is called {other}; there are {}", WORKS.join(", "));
@@ -53,14 +59,22 @@ fn main() {
     if names.is_empty() {
         names = WORKS.iter().map(ToString::to_string).collect();
     }
+    // For the clients of the load generators.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let ended = runtime.block_on(async {
         // Not shared: it ends with this function, and its processor time is this run's.
         let postgres = Postgres::start("18", &["-c", "max_wal_size=4GB"]).await;
-        let mut bench = Bench::new(&postgres, rows).await;
         let mut sound = true;
+        let mut made: Option<Bench<'_>> = None;
         for name in &names {
-            sound &= bench.work(name).await;
+            let usual = if name == "postgres-elasticsearch" { ROWS_OF_ENGINE } else { ROWS };
+            let rows = rows.unwrap_or(usual);
+            let bench = match made.take().filter(|bench| bench.rows == rows) {
+                Some(bench) => bench,
+                None => Bench::new(&postgres, rows, linger_ms).await,
+            };
+            sound &= made.insert(bench).work(name).await;
         }
         sound
     });
@@ -72,6 +86,8 @@ struct Bench<'a> {
     database: Database,
     client: Client,
     rows: u64,
+    /// In place of the default.
+    linger_ms: Option<u64>,
 }
 
 /// Processor seconds of Rowtide and of the database.
@@ -83,7 +99,7 @@ struct Cpu {
 
 impl<'a> Bench<'a> {
     /// The shape of the work: bigint key, name, e-mail, 200 bytes of text, numeric, timestamptz, jsonb.
-    async fn new(postgres: &'a Postgres, rows: u64) -> Self {
+    async fn new(postgres: &'a Postgres, rows: u64, linger_ms: Option<u64>) -> Self {
         let database = postgres.fresh_database().await;
         let client = database.client().await;
         let load = format!(
@@ -98,19 +114,34 @@ impl<'a> Bench<'a> {
         for statement in load.split("; ") {
             client.batch_execute(statement).await.unwrap();
         }
-        Self { postgres, database, client, rows }
+        Self { postgres, database, client, rows, linger_ms }
     }
 
     fn config(&self, port: u16) -> String {
         let source = self.database.source_section();
+        let linger = self.linger_ms.map_or(String::new(), |ms| format!("linger_ms = {ms}\n"));
         format!(
-            "{source}[targets.search]\ntype = \"elasticsearch\"\nnodes = [\"http://127.0.0.1:{port}\"]\n\
+            "{source}[targets.search]\ntype = \"elasticsearch\"\nnodes = [\"http://127.0.0.1:{port}\"]\n{linger}\
              [pipelines.shop]\nsource = \"shop\"\ntarget = \"search\"\n\
              [pipelines.shop.tables.\"public.items\"]\nindex = \"items\"\n"
         )
     }
 
+    /// Whether what the sink holds at the end is right.
     async fn work(&mut self, name: &str) -> bool {
+        let (figures, sound) = match name {
+            "postgres-elasticsearch" => (elasticsearch::measure(self).await, true),
+            "postgres-latency" => self.latency(name).await,
+            _ => self.bulk(name).await,
+        };
+        let mut line = json!({ "work": name });
+        line.as_object_mut().unwrap().extend(figures.as_object().unwrap().clone());
+        println!("{line}");
+        sound
+    }
+
+    /// All rows as fast as it goes: by reads, or as a backlog of the log.
+    async fn bulk(&mut self, name: &str) -> (Value, bool) {
         self.forget_slot().await;
         let (port, held) = sink::start();
         let mut rowtide = Rowtide::new(&self.config(port));
@@ -134,23 +165,33 @@ impl<'a> Bench<'a> {
         let after = self.cpu(Some(rowtide.pid()));
         let peak = rowtide.high_water_kib() as f64 / 1024.0;
         let sound = self.is_sound(name, &held).await;
-        let (p50, p99) = self.latency(&held).await;
         rowtide.stop();
         let million = self.rows as f64 / 1e6;
-        println!(
-            "{}",
-            json!({
-                "work": name,
-                "rows": self.rows,
-                "cpu_s_per_million": rounded((after.rowtide - before.rowtide) / million, 2),
-                "rss_mib_max": rounded(peak, 1),
-                "docs_per_s": (self.rows as f64 / seconds).round(),
-                "p50_ms": p50,
-                "p99_ms": p99,
-                "source_cpu_s_per_million": rounded((after.source - before.source) / million, 2),
-            })
-        );
-        sound
+        let figures = json!({
+            "rows": self.rows,
+            "cpu_s_per_million": rounded((after.rowtide - before.rowtide) / million, 2),
+            "rss_mib_max": rounded(peak, 1),
+            "docs_per_s": (self.rows as f64 / seconds).round(),
+            "source_cpu_s_per_million": rounded((after.source - before.source) / million, 2),
+        });
+        (figures, sound)
+    }
+
+    async fn latency(&mut self, name: &str) -> (Value, bool) {
+        self.forget_slot().await;
+        let (port, held) = sink::start();
+        let mut rowtide = Rowtide::new(&self.config(port));
+        rowtide.run_again();
+        self.until_received(&held, &mut rowtide, self.rows).await;
+        // It follows the log by then.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut figures = latency::measure(&self.database, port, self.rows, &held).await;
+        if let Some(ms) = self.linger_ms {
+            figures["linger_ms"] = ms.into();
+        }
+        let sound = self.is_sound(name, &held).await;
+        rowtide.stop();
+        (figures, sound)
     }
 
     async fn until_received(&self, held: &sink::Shared, rowtide: &mut Rowtide, count: u64) {
@@ -190,28 +231,6 @@ impl<'a> Bench<'a> {
             );
         }
         sound
-    }
-
-    /// One row a transaction: from the statement's clock to the sink's receipt.
-    async fn latency(&self, held: &sink::Shared) -> (f64, f64) {
-        held.lock().unwrap().latencies_us.clear();
-        let sql = "UPDATE items SET name = 'lat:' || (extract(epoch FROM clock_timestamp()) * 1000000)::bigint WHERE id = $1";
-        let update = self.client.prepare(sql).await.unwrap();
-        let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / LATENCY_RATE));
-        let count = LATENCY_ROWS.min(self.rows);
-        for id in 1..=count {
-            tick.tick().await;
-            self.client.execute(&update, &[&(id as i64)]).await.unwrap();
-        }
-        let limit = Instant::now() + Duration::from_secs(60);
-        while (held.lock().unwrap().latencies_us.len() as u64) < count && Instant::now() < limit {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let mut all = held.lock().unwrap().latencies_us.clone();
-        all.sort_unstable();
-        let at = |part: f64| all.get(((all.len() as f64 * part) as usize).min(all.len().saturating_sub(1)));
-        let ms = |part| at(part).map_or(-1.0, |us| rounded(*us as f64 / 1000.0, 1));
-        (ms(0.50), ms(0.99))
     }
 
     async fn forget_slot(&self) {

@@ -5,14 +5,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use md5::{Digest, Md5};
+use memchr::{memchr_iter, memmem};
 use serde_json::{Value, json};
 
 /// What is held.
@@ -23,9 +25,12 @@ pub struct Held {
     /// Actions received, whatever came of them.
     pub received: u64,
     pub stale: u64,
-    /// Microseconds from a row's own clock (`lat:<µs since 1970>` in its name) to its receipt.
-    pub latencies_us: Vec<u64>,
-    index: Option<(String, String, Value)>,
+    /// When a document whose name is `lat:<number>` was answered.
+    pub answered: HashMap<u64, Instant>,
+    /// Bodies of bulk requests, while somebody wants them.
+    pub recorded: Option<Vec<Bytes>>,
+    /// The name of the index that was made, and what was asked for.
+    pub made: Option<(String, Value)>,
     states: BTreeMap<String, (u64, Value)>,
 }
 
@@ -42,6 +47,9 @@ impl Held {
 }
 
 pub type Shared = Arc<Mutex<Held>>;
+
+/// The index of posts that are no documents: only when they are answered is noted.
+pub const DIRECT: &str = "direct";
 
 /// Starts it on a free loopback port.
 pub fn start() -> (u16, Shared) {
@@ -84,7 +92,7 @@ async fn answer(State(held): State<Shared>, request: Request<Body>) -> Response 
         }
         (&Method::PUT, path) => {
             let made: Value = serde_json::from_slice(&body).expect("an index");
-            held.index = Some((path[1..].to_owned(), "sink".to_owned(), made["mappings"].clone()));
+            held.made = Some((path[1..].to_owned(), made));
             (200, "{}".to_owned())
         }
         (&Method::GET, path) => index(&held, path),
@@ -97,10 +105,10 @@ async fn answer(State(held): State<Shared>, request: Request<Body>) -> Response 
 }
 
 fn index(held: &Held, path: &str) -> (u16, String) {
-    match &held.index {
-        Some((name, uuid, mappings)) if !path.contains('*') => {
-            let settings = json!({"index": {"uuid": uuid, "gc_deletes": "1h"}});
-            (200, json!({name: {"settings": settings, "mappings": mappings}}).to_string())
+    match &held.made {
+        Some((name, made)) if !path.contains('*') => {
+            let settings = json!({"index": {"uuid": "sink", "gc_deletes": "1h"}});
+            (200, json!({name: {"settings": settings, "mappings": made["mappings"]}}).to_string())
         }
         Some(_) => (200, "{}".to_owned()),
         None => {
@@ -133,11 +141,15 @@ fn state(held: &mut Held, get: bool, path: &str, query: &str, body: &[u8]) -> (u
 }
 
 /// Judges each action by `external_gte`.
-fn bulk(held: &mut Held, body: &[u8]) -> String {
+fn bulk(held: &mut Held, body: &Bytes) -> String {
+    if let Some(recorded) = &mut held.recorded {
+        recorded.push(body.clone());
+    }
     let mut answer = String::with_capacity(body.len() / 8);
     answer.push_str("{\"errors\":false,\"items\":[");
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_micros() as u64;
-    let mut lines = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let mut begin = 0;
+    let mut lines = memchr_iter(b'\n', body).map(|end| &body[std::mem::replace(&mut begin, end + 1)..end]);
+    let mut marks = Vec::new();
     let mut separator = "";
     while let Some(line) = lines.next() {
         let kind = if line.starts_with(b"{\"index\"") {
@@ -153,9 +165,14 @@ fn bulk(held: &mut Held, body: &[u8]) -> String {
             continue;
         };
         let document = if kind == "index" { lines.next() } else { None };
-        let status = one(held, line, document, now);
+        marks.extend(document.and_then(|document| number_after(document, b"\"name\":\"lat:")));
+        let status =
+            if after(line, b"\"_index\":\"direct\"").is_some() { 200 } else { one(held, line, document) };
         answer.push_str(separator);
-        answer.push_str(&format!("{{\"{kind}\":{{\"status\":{status}"));
+        answer.push_str("{\"");
+        answer.push_str(kind);
+        answer.push_str("\":{\"status\":");
+        answer.push_str(if status == 409 { "409" } else { "200" });
         if status == 409 {
             answer.push_str(",\"error\":{\"type\":\"version_conflict_engine_exception\",\"reason\":\"\"}");
         }
@@ -166,16 +183,16 @@ fn bulk(held: &mut Held, body: &[u8]) -> String {
     if answer.contains("\"status\":409") {
         answer = answer.replacen("\"errors\":false", "\"errors\":true", 1);
     }
+    let now = Instant::now();
+    held.answered.extend(marks.into_iter().map(|mark| (mark, now)));
     answer
 }
 
-fn one(held: &mut Held, line: &[u8], document: Option<&[u8]>, now: u64) -> u16 {
+fn one(held: &mut Held, line: &[u8], document: Option<&[u8]>) -> u16 {
     held.received += 1;
     let id = after(line, b"\"_id\":\"").expect("an id");
     let id = &id[..id.iter().position(|byte| *byte == b'"').expect("an end")];
-    let digits = after(line, b"\"version\":").expect("a version");
-    let version = digits.iter().take_while(|byte| byte.is_ascii_digit());
-    let version = version.fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0'));
+    let version = number_after(line, b"\"version\":").expect("a version");
     if let Some((old, _)) = held.documents.get(id)
         && *old > version
     {
@@ -186,15 +203,18 @@ fn one(held: &mut Held, line: &[u8], document: Option<&[u8]>, now: u64) -> u16 {
         let digest = Md5::new().chain_update(id).chain_update(b"\n").chain_update(document).finalize();
         u64::from_be_bytes(digest[..8].try_into().expect("eight bytes"))
     });
-    if let Some(clock) = document.and_then(|document| after(document, b"\"name\":\"lat:")) {
-        let digits = clock.iter().take_while(|byte| byte.is_ascii_digit());
-        let sent = digits.fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0'));
-        held.latencies_us.push(now.saturating_sub(sent));
+    match held.documents.get_mut(id) {
+        Some(old) => *old = (version, hash),
+        None => drop(held.documents.insert(id.into(), (version, hash))),
     }
-    held.documents.insert(id.into(), (version, hash));
     200
 }
 
+fn number_after(text: &[u8], mark: &[u8]) -> Option<u64> {
+    let digits = after(text, mark)?.iter().take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
 fn after<'a>(text: &'a [u8], mark: &[u8]) -> Option<&'a [u8]> {
-    text.windows(mark.len()).position(|window| window == mark).map(|place| &text[place + mark.len()..])
+    memmem::find(text, mark).map(|place| &text[place + mark.len()..])
 }

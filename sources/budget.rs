@@ -7,6 +7,10 @@
 //!         │ reads and log                                │
 //!         └──────────────────────────────────────────────┘
 //! ```
+//! The limit is a bound and no goal: what keeps the target busy is a few megabytes, and more of it only
+//! waits. So nothing new is given while [`AHEAD`] bytes were handed over and are not settled; what
+//! they wait for is the target, and no reader.
+//!
 //! Whoever holds bytes holds a [`Charge`] for them; it ends when the memory does. Reads (chunks,
 //! refetches) hold at most half, so the log always has the other half and goes on, one item at a time
 //! even while the limit is lowered: what it passes is settled without any reader's help, so nobody
@@ -19,6 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::mutant::{Rule, is_left_out};
+
+/// Handed over and not settled: from so many bytes on, readers wait, unless [`Budget::keep_ahead`] says
+/// more. Four requests of 5 MiB and what is cut next, or of 5,000 small rows with as many behind them.
+pub const AHEAD: usize = 24 << 20;
 
 /// For whom bytes are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +67,10 @@ struct State {
     read: usize,
     /// The part of `log` that is set aside for good: nobody waits for it to end.
     standing: usize,
+    /// The part of `log` and `read` that the pipeline has, in its queue and its lanes.
+    ahead: usize,
+    /// From so many bytes of `ahead` on nothing new is given.
+    ahead_most: usize,
     most: usize,
     waiting_log: VecDeque<Waiter>,
     waiting_read: VecDeque<Waiter>,
@@ -85,6 +97,9 @@ impl State {
     }
 
     fn fits(&self, class: Class, bytes: usize) -> bool {
+        if self.ahead >= self.ahead_most {
+            return false;
+        }
         let total = self.used() + bytes <= self.limit;
         // A lowered limit starves nobody: what the full one would carry passes alone, the log's items
         // one at a time beside whatever reads hold.
@@ -115,6 +130,8 @@ impl Budget {
             log: 0,
             read: 0,
             standing: 0,
+            ahead: 0,
+            ahead_most: AHEAD,
             most: 0,
             waiting_log: VecDeque::new(),
             waiting_read: VecDeque::new(),
@@ -166,6 +183,13 @@ impl Budget {
         Charge::new(self.clone(), Class::Log, 0)
     }
 
+    /// What the target may have under way is more than [`AHEAD`]: so many bytes may be handed over and not
+    /// settled.
+    pub fn keep_ahead(&self, bytes: usize) {
+        self.lock().ahead_most = bytes.max(AHEAD);
+        self.serve();
+    }
+
     /// Bytes held now.
     pub fn used(&self) -> usize {
         self.lock().used()
@@ -197,12 +221,13 @@ impl Budget {
         self.serve();
     }
 
-    fn release(&self, log: usize, read: usize, standing: usize) {
+    fn release(&self, charge: &Charge) {
         {
             let mut state = self.lock();
-            state.standing -= standing;
-            state.log -= log;
-            state.read -= read;
+            state.standing -= charge.standing;
+            state.ahead -= charge.ahead;
+            state.log -= charge.log;
+            state.read -= charge.read;
         }
         self.serve();
     }
@@ -269,14 +294,23 @@ pub struct Charge {
     read: usize,
     /// The part of `log` that was set aside ([`Budget::set_aside`]); it is never split off.
     standing: usize,
+    /// The part that was handed over ([`Charge::hand_over`]).
+    ahead: usize,
 }
 
 impl Charge {
     fn new(budget: Budget, class: Class, bytes: usize) -> Self {
-        match class {
-            Class::Log => Self { budget, log: bytes, read: 0, standing: 0 },
-            Class::Read => Self { budget, log: 0, read: bytes, standing: 0 },
-        }
+        let (log, read) = match class {
+            Class::Log => (bytes, 0),
+            Class::Read => (0, bytes),
+        };
+        Self { budget, log, read, standing: 0, ahead: 0 }
+    }
+
+    /// From here on the pipeline has what it covers: it ends without any reader's help.
+    pub(crate) fn hand_over(&mut self) {
+        self.budget.lock().ahead += self.bytes() - self.ahead;
+        self.ahead = self.bytes();
     }
 
     /// Bytes held.
@@ -288,9 +322,11 @@ impl Charge {
     pub fn split(&mut self, bytes: usize) -> Charge {
         let log = bytes.min(self.log - self.standing);
         let read = (bytes - log).min(self.read);
+        let ahead = (log + read).min(self.ahead);
         self.log -= log;
         self.read -= read;
-        Charge { budget: self.budget.clone(), log, read, standing: 0 }
+        self.ahead -= ahead;
+        Charge { budget: self.budget.clone(), log, read, standing: 0, ahead }
     }
 
     /// Puts `other` in.
@@ -298,6 +334,7 @@ impl Charge {
         self.log += std::mem::take(&mut other.log);
         self.read += std::mem::take(&mut other.read);
         self.standing += std::mem::take(&mut other.standing);
+        self.ahead += std::mem::take(&mut other.ahead);
     }
 
     /// Gives back what is above `bytes`.
@@ -310,7 +347,7 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.bytes() > 0 {
-            self.budget.release(self.log, self.read, self.standing);
+            self.budget.release(self);
         }
     }
 }

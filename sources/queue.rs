@@ -122,7 +122,8 @@ impl Outlet {
     }
 
     /// Hands a batch over; never waits.
-    pub fn send(&self, batch: Batch) -> Result<(), Closed> {
+    pub fn send(&self, mut batch: Batch) -> Result<(), Closed> {
+        batch.charge.hand_over();
         self.queue.send(batch).map_err(|_| Closed)
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::budget::AHEAD;
 use crate::change::{Column, Kind, Op, Origin, RowBuilder};
 use crate::position::{Offset, Position};
 
@@ -249,4 +250,38 @@ async fn an_item_that_never_fits_is_refused() {
     let bytes = COSTS.of(&item);
     let refused = Outgoing::new(outlet, Class::Read).make_room(&item).await;
     assert_eq!(refused, Err(QueueError::Budget(BudgetError::NeverFits { bytes, limit: 500 })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_wait_for_the_target_long_before_the_bound() {
+    let budget = Budget::new(1 << 30);
+    budget.keep_ahead(1);
+    let (outlet, mut inlet) = queue(budget, COSTS);
+    let soon = Duration::from_secs(1);
+    // What a reader collects keeps nobody waiting, however much it is.
+    let collected = outlet.reserve(Class::Read, 3 * AHEAD).await.unwrap();
+    for class in [Class::Log, Class::Read] {
+        let charge = outlet.reserve(class, AHEAD).await.unwrap();
+        outlet.send(Batch { items: Vec::new(), charge }).unwrap();
+        let mut batch = inlet.try_recv().unwrap();
+        for class in [Class::Log, Class::Read] {
+            let waited = tokio::time::timeout(soon, outlet.reserve(class, 1)).await;
+            assert!(waited.is_err(), "{class:?} goes on, though much is under way");
+        }
+        // The lanes take it apart; a part of it is answered.
+        let mut left = outlet.budget().nothing();
+        left.merge(batch.charge.split(AHEAD / 2));
+        drop(batch);
+        let waited = tokio::time::timeout(soon, outlet.reserve(Class::Read, 1)).await;
+        drop(waited.expect("what was answered counts no more").unwrap());
+        drop(left.split(1));
+        drop(left);
+    }
+    // More lanes have more under way.
+    outlet.budget().keep_ahead(AHEAD + 1);
+    let charge = outlet.reserve(Class::Log, AHEAD).await.unwrap();
+    outlet.send(Batch { items: Vec::new(), charge }).unwrap();
+    drop(outlet.reserve(Class::Log, 1).await.unwrap());
+    drop((collected, inlet.try_recv()));
+    assert_eq!(outlet.budget().used(), 0);
 }

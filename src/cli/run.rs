@@ -6,7 +6,7 @@ use std::time::Duration;
 use sources::source::{Stop, Stopper};
 use sources::world::{BoxFuture, SharedWorld};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::bars::Bars;
@@ -43,9 +43,9 @@ pub(super) async fn run(config: Config, world: SharedWorld, bars: Option<Bars>) 
     let max_rss = config.memory.max_rss;
     let (stopper, stop) = Stop::pair();
     let (status, watched) = watch::channel(Status::default());
-    let mut work = pin!(pipeline::run(config, world.clone(), stop, status));
+    let mut work = pin!(beside(&world, pipeline::run(config, world.clone(), stop, status)));
     let mut shown = pin!(show(world.clone(), watched.clone(), bars, max_rss));
-    let mut stopping = Stopping { stopper, world, deadline: None };
+    let mut stopping = Stopping { stopper, world: world.clone(), deadline: None };
     let ended = loop {
         tokio::select! {
             biased;
@@ -63,6 +63,20 @@ pub(super) async fn run(config: Config, world: SharedWorld, bars: Option<Bars>) 
     let last = watched.borrow().clone();
     report::log(&last);
     finish(ended)
+}
+
+/// Runs `work` among the workers: the thread that waits for it here would be woken for each of its steps.
+async fn beside<T: Send + 'static>(
+    world: &SharedWorld,
+    work: impl Future<Output = Result<T, PipelineError>> + Send + 'static,
+) -> Result<T, PipelineError> {
+    let (told, ended) = oneshot::channel();
+    let _task = world.spawn(Box::pin(async move {
+        let _nobody_waits_any_more = told.send(work.await);
+    }));
+    ended
+        .await
+        .unwrap_or_else(|_| Err(PipelineError::Failed("a fault in Rowtide: please report it".to_owned())))
 }
 
 fn finish(ended: Result<(), PipelineError>) -> Exit {

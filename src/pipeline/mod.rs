@@ -132,6 +132,9 @@ pub async fn run(
 ) -> Result<(), PipelineError> {
     let store = Arc::new(Sqlite::open(&config.data_dir, &world)?);
     let budget = Budget::new(config.memory.budget_bytes);
+    // As much as all lanes may have under way.
+    let under_way = |target: &TargetSettings| target.lanes.saturating_mul(target.bulk_bytes_max);
+    budget.keep_ahead(config.targets.iter().map(under_way).fold(0, usize::saturating_add));
     let _governor = crate::memory::govern(&world, budget.clone(), config.memory.max_rss);
     let mut targets = Vec::with_capacity(config.targets.len());
     let letters_bytes = DEAD_LETTERS_BYTES / config.targets.len().max(1) as u64;

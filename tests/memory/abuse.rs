@@ -210,7 +210,7 @@ impl Lives {
 }
 
 impl Lives {
-    /// A clean stop; the budget was full in this life, and law 6 adds up.
+    /// A clean stop; readers had to wait in this life, and law 6 adds up.
     pub(super) fn end(&mut self) -> Counts {
         let (code, log) = self.pair.rowtide.stop();
         assert_eq!(code, 0);
@@ -218,7 +218,7 @@ impl Lives {
         let (most, budget) = (last("memory_most"), last("budget_bytes"));
         let counts = Rowtide::final_counts(&log);
         self.say(&format!("{most} bytes of {budget} were charged at once; {counts:?}"));
-        assert!(most > budget / 4 * 3, "the budget was never full");
+        assert!(most > (budget / 4 * 3).min(24 * MIB), "no reader had to wait for the target");
         counts
     }
 }

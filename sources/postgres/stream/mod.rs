@@ -59,8 +59,8 @@ const UNANSWERED_MOST: u32 = 12;
 const UNANSWERED_TOLD: u32 = 3;
 /// The least time between two reads that bring little; added to the latency of a busy log at the most.
 const GATHER: Duration = Duration::from_millis(1);
-/// What is little: a quarter of the wire's buffer.
-const GATHER_BELOW: usize = 16 << 10;
+/// What is little: half of the wire's buffer.
+const GATHER_BELOW: usize = 32 << 10;
 /// Messages after which the other sides are looked at.
 const MESSAGES_PER_TURN: usize = 128;
 /// Passed transactions that no snapshot has shown to be visible; then one is taken.
@@ -202,7 +202,10 @@ impl Stream {
                 continue;
             }
             self.idle().await?;
-            self.gather().await;
+            if self.gather().await? {
+                self.turn().await?;
+                continue;
+            }
             let checkpoint_in = self.checkpoint_due_in();
             let is_awaited = self.is_awaited();
             tokio::select! {
@@ -293,15 +296,22 @@ impl Stream {
         Ok(())
     }
 
-    /// The server sends each change by itself. Who reads as soon as there is one pays for a system call
-    /// and a batch with each: after a read that brought little, the next one waits a moment, unless the
-    /// last one was longer ago than that.
-    async fn gather(&mut self) {
-        let now = self.world.now();
-        if self.state.brought_little && now.saturating_sub(self.state.last_idle) < GATHER {
-            self.world.sleep(GATHER).await;
+    /// The server sends each change by itself. Who reads as soon as there is one pays for a wake-up, a
+    /// system call and a batch with each: after a read that brought little, the next one waits a moment,
+    /// unless the last one was longer ago than that. Whether it has brought anything.
+    async fn gather(&mut self) -> Result<bool, SourceError> {
+        let recently = self.world.now().saturating_sub(self.state.last_idle) < GATHER;
+        let mut gathered = false;
+        if recently {
+            let time = if self.state.brought_little { GATHER } else { Duration::ZERO };
+            gathered = self.connection.gather(time).await.map_err(lost)?;
+        }
+        if gathered {
+            self.heard();
+            self.state.brought_little = self.connection.buffered() < GATHER_BELOW;
         }
         self.state.last_idle = self.world.now();
+        Ok(gathered)
     }
 
     fn next_step(&mut self) -> Result<Option<Step>, SourceError> {

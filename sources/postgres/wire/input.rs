@@ -9,6 +9,8 @@
 
 use std::io;
 use std::ops::Range;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -104,6 +106,14 @@ impl Input {
         }
         self.end += read;
         Ok(())
+    }
+
+    /// Reads once what `socket` has now; whether it had anything.
+    pub(super) fn fill_now(&mut self, socket: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
+        match pin!(self.fill(socket)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(filled) => filled.map(|()| true),
+            Poll::Pending => Ok(false),
+        }
     }
 
     fn make_room(&mut self) {

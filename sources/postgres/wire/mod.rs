@@ -26,6 +26,7 @@ mod rows;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod scripted;
 mod silence;
+mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -327,6 +328,16 @@ impl Connection {
         filled.map_err(|error| self.connect.tls.fault("read from the server", error))
     }
 
+    /// Takes what comes within `time` at once, and nobody is woken for a part of it; whether anything came.
+    /// Dropping it loses nothing.
+    pub(crate) async fn gather(&mut self, time: Duration) -> Result<bool, WireError> {
+        let fault = |connect: &Connect, error| connect.tls.fault("read from the server", error);
+        self.stream.rest().map_err(|error| fault(&self.connect, error))?;
+        self.world.sleep(time).await;
+        let filled = self.input.fill_now(&mut self.stream);
+        filled.map_err(|error| fault(&self.connect, error))
+    }
+
     /// Bytes that were read and not parsed yet.
     pub(crate) fn buffered(&self) -> usize {
         self.input.ready().len()
@@ -355,6 +366,7 @@ impl Connection {
 
     /// Sends what waits to be sent. Dropping it loses nothing: the rest goes out next time.
     async fn flush(&mut self) -> Result<(), WireError> {
+        self.stream.wake().map_err(|error| self.connect.tls.fault("read from the server", error))?;
         while !self.output.is_empty() {
             // It takes from `output` what was written.
             let written = self.stream.write_buf(&mut self.output).await;

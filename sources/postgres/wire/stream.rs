@@ -5,20 +5,40 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use super::socket::Socket;
 
 /// The transport.
 pub(super) enum Stream {
-    Plain(TcpStream),
+    Plain(Socket),
     /// Boxed: it has the session's keys and buffers in it.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
     /// Bytes that were given, in place of a server.
     #[cfg(any(test, feature = "fuzzing"))]
     Scripted(super::scripted::Scripted),
 }
 
 impl Stream {
+    /// From here on nobody is woken for what comes; see [`Socket`].
+    pub(super) fn rest(&mut self) -> io::Result<()> {
+        self.socket().map_or(Ok(()), Socket::rest)
+    }
+
+    /// Before anybody waits for it again.
+    pub(super) fn wake(&mut self) -> io::Result<()> {
+        self.socket().map_or(Ok(()), Socket::wake)
+    }
+
+    fn socket(&mut self) -> Option<&mut Socket> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(stream) => Some(stream.get_mut().0),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Self::Scripted(_) => None,
+        }
+    }
+
     /// How it is closed to others, for people: `None` when it is not.
     pub(super) fn protection(&self) -> Option<&'static str> {
         match self {

@@ -28,6 +28,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::WireError;
+use super::socket::Socket;
 use super::stream::Stream;
 
 /// The protocol's number for "shall we speak TLS?", with its length.
@@ -171,11 +172,11 @@ impl Tls {
         tried: Try,
     ) -> Result<Stream, WireError> {
         if tried == Try::Plain {
-            return Ok(Stream::Plain(tcp));
+            return Ok(Stream::Plain(Socket::Polled(tcp)));
         }
         if !asks(&mut tcp).await? {
             return match tried {
-                Try::IfOffered | Try::Plain => Ok(Stream::Plain(tcp)),
+                Try::IfOffered | Try::Plain => Ok(Stream::Plain(Socket::Polled(tcp))),
                 Try::Encrypted => Err(WireError::Tls {
                     what: format!("the server has no TLS, and sslmode={} wants it", self.mode.name()),
                     fix:
@@ -190,7 +191,7 @@ impl Tls {
         })?;
         let read = |error| WireError::Io { doing: "read the certificates for TLS", error };
         let connector = TlsConnector::from(Arc::new(self.client().map_err(read)?));
-        match connector.connect(name, tcp).await {
+        match connector.connect(name, Socket::Polled(tcp)).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(error) => Err(self.fault("begin TLS", error)),
         }
@@ -276,7 +277,7 @@ const OLD: &str = "the server and Rowtide have no version or cipher of TLS in co
 const OLD_FIX: &str = "allow TLS 1.2 or 1.3 on the server: ssl_min_protocol_version, ssl_ciphers";
 
 /// The hash that a login is bound to (`tls-server-end-point`), if the server's certificate has one.
-pub(super) fn end_point(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
+pub(super) fn end_point(stream: &TlsStream<Socket>) -> Option<Vec<u8>> {
     binding::tls_server_end_point(stream.get_ref().1.peer_certificates()?.first()?)
 }
 

@@ -5,11 +5,7 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use crate::harness::pair::{Pair, Setup};
-use crate::harness::poll_until;
 use crate::harness::servers::{Engine, Postgres, Search};
-
-/// Large enough for a document of 24 MiB.
-const MEMORY: &str = "max_rss = \"768MiB\"\ndocument_bytes_max = \"40MiB\"";
 
 /// Stops it, and so many documents are kept as dead letters. A table that is read again brings them again.
 fn stop_with_letters(pair: &mut Pair, letters: u64) {
@@ -20,7 +16,7 @@ fn stop_with_letters(pair: &mut Pair, letters: u64) {
 }
 
 async fn pair_on(search: &Search, sql: &str) -> Pair {
-    let setup = Setup { sql, tables: &["t"], memory: MEMORY, ..Setup::default() };
+    let setup = Setup { sql, tables: &["t"], ..Setup::default() };
     let mut pair = Pair::set_on(Postgres::shared().await, search, setup).await;
     pair.rowtide.run_again();
     pair
@@ -60,28 +56,4 @@ async fn t32_t34_a_conflict_and_a_long_id_are_refused_alone_on_elasticsearch_9()
 #[tokio::test(flavor = "multi_thread")]
 async fn t32_t34_a_conflict_and_a_long_id_are_refused_alone_on_opensearch_3() {
     refused_alone(Engine::OpenSearch3).await;
-}
-
-/// One document of 20 MiB, which the server takes, and one of 24 MiB, which it does not.
-async fn large_and_too_large(engine: Engine) {
-    let search = Search::roomy(engine, &["http.max_content_length=22mb"]).await;
-    let sql = "CREATE TABLE t (id int PRIMARY KEY, body text);
-        INSERT INTO t VALUES (1, 'x'), (2, repeat('x', 20 << 20)), (3, repeat('x', 24 << 20)), (4, 'x')";
-    let mut pair = pair_on(&search, sql).await;
-    pair.wait_for_documents("t", 3).await;
-    pair.wait_until_following().await;
-    pair.sql("INSERT INTO t VALUES (5, 'x')").await;
-    pair.wait_for_documents("t", 4).await;
-    let status = async || pair.rowtide.log().iter().any(|line| line.number("dead_lettered") == Some(1));
-    poll_until("a dead letter", crate::harness::pair::PATIENCE, async || status().await.then_some(())).await;
-    assert!(pair.document("t", "3").await.is_none());
-    let (large, _) = pair.document("t", "2").await.unwrap();
-    assert_eq!(large["body"].as_str().unwrap().len(), 20 << 20);
-    stop_with_letters(&mut pair, 1);
-}
-
-/// It answers 413.
-#[tokio::test(flavor = "multi_thread")]
-async fn t33_a_document_of_20_mib_goes_through_and_one_over_the_limit_is_kept_on_elasticsearch_9() {
-    large_and_too_large(Engine::Elasticsearch9).await;
 }

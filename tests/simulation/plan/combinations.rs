@@ -146,6 +146,21 @@ pub(super) fn alter(plan: &mut Plan) {
         let at = rng.below(plan.steps.len() as u64 + 1) as usize;
         plan.steps.splice(at..at, steps);
     }
+    if plan.seed % 16 == 11 {
+        alter_between_servers(plan);
+    }
+}
+
+/// At the end, where nothing mends it: another server takes over while a table is read again.
+fn alter_between_servers(plan: &mut Plan) {
+    let mut rng = Rng::new(plan.seed ^ 0x00be_7a1e);
+    let table = byte(&mut rng);
+    let giant = Act::Giant { table, events: 10 + rng.below(40) as u8 };
+    let alter = Act::Alter { table, keys: 1 + rng.below(15) as u8 };
+    let over = Act::Failover { behind: rng.one_in(3) };
+    plan.steps.push(Step { after_ms: 2_000, when: Some(Phase::Idle), act: giant });
+    plan.steps.push(Step { after_ms: 1_000, when: Some(Phase::Idle), act: alter });
+    plan.steps.push(Step { after_ms: rng.below(200) as u32, when: Some(Phase::Backfill), act: over });
 }
 
 /// Before anything was recorded: rows that the log brings are gone by then.

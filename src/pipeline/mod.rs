@@ -34,9 +34,11 @@ use crate::target::{Target, TargetError};
 
 mod barrier;
 mod branch;
+mod decision;
 mod easing;
 mod insist;
 mod intake;
+mod report;
 mod saver;
 mod start;
 mod watcher;

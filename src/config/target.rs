@@ -128,7 +128,7 @@ pub(super) fn read(
         lanes,
         bulk_bytes_max,
         bulk_count_max: section.number("bulk_count_max", 1..=100_000, 5_000, problems) as usize,
-        linger: Duration::from_millis(section.number("linger_ms", 0..=60_000, 10, problems)),
+        linger: Duration::from_millis(section.number("linger_ms", 0..=60_000, 5, problems)),
         existing: section.choice("existing", EXISTING, problems).unwrap_or(Existing::Refuse),
         easing: section.choice("ease_backfill", EASING, problems).unwrap_or(Easing::Refresh),
     };

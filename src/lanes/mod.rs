@@ -167,7 +167,7 @@ impl Settings {
             lanes: 4,
             bulk_bytes_max: 5 << 20,
             bulk_count_max: 5000,
-            linger: Duration::from_millis(10),
+            linger: Duration::from_millis(5),
             quarantine: Duration::from_secs(10),
             start_quarantine: None,
             suspect_bytes: 256 << 10,

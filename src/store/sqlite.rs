@@ -124,7 +124,7 @@ impl Sqlite {
         &self.owner
     }
 
-    /// The dead letters of a pipeline's target, by [`letters_of`](super::letters_of); together they may hold
+    /// The dead letters of a pipeline's target, by [`letters_of`]; together they may hold
     /// `limit_bytes` on the disk.
     pub async fn letters(&self, owner: &str, limit_bytes: u64) -> Result<Letters, StoreError> {
         Letters::open(self.clone(), owner, limit_bytes).await

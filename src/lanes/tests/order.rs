@@ -229,6 +229,7 @@ async fn requests_are_cut_by_bytes_count_and_linger() {
     let mut settings = settings();
     settings.bulk_bytes_max = 400;
     settings.bulk_count_max = 3;
+    settings.linger = Duration::from_millis(10);
     let mut rig = Rig::new(settings);
     let big = "x".repeat(1000);
     let mut actions: Vec<_> = (0..4).map(|id| rig.action(&id.to_string(), 1, Kind::Put, "")).collect();

@@ -36,11 +36,15 @@ async fn the_index_equals_the_source_after_a_rolling_restart_of_two_nodes() {
     for (number, node) in cluster.iter().enumerate() {
         let goal = writers.fewest() + 20;
         poll_until("changes", PATIENCE, async || (writers.fewest() >= goal).then_some(())).await;
-        // Each shard has a copy on the other node, or what was written to it would be gone with the node.
         node.wait_until_green(2).await;
-        let shards = node.http.get(&format!("/_cat/shards/{name}*?format=json")).await;
-        let copies = shards.as_array().unwrap().iter().filter(|shard| shard["state"] == "STARTED").count();
-        assert_eq!(copies, 2 * TABLES, "{shards}");
+        // Each shard has a copy on the other node, or what was written to it would be gone with the node.
+        let shards = format!("/_cat/shards/{name}*?format=json");
+        poll_until("two copies of each shard", PATIENCE, async || {
+            let shards = node.http.get(&shards).await;
+            let copies = shards.as_array()?.iter().filter(|shard| shard["state"] == "STARTED").count();
+            (copies == 2 * TABLES).then_some(())
+        })
+        .await;
         node.stop(Signal::TERM);
         tokio::time::sleep(Duration::from_secs(2)).await;
         rowtide.assert_runs();

@@ -32,7 +32,7 @@ pub enum Easing {
     /// Nothing.
     #[default]
     Nothing,
-    /// Nothing is made searchable meanwhile (`refresh_interval: -1`).
+    /// What is written is made searchable every 30 s (`refresh_interval`).
     Refresh,
     /// And nothing is copied (`number_of_replicas: 0`).
     RefreshAndReplicas,

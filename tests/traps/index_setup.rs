@@ -196,7 +196,7 @@ async fn t35_the_clusters_templates_go_together_with_what_rowtide_sends() {
             // What Rowtide needs.
             ("index.translog.durability", "request"),
             ("index.gc_deletes", "1h"),
-            ("index.refresh_interval", "-1"),
+            ("index.refresh_interval", "30s"),
             // What the template adds.
             ("index.sort.field", "n"),
             ("index.number_of_replicas", "0"),
@@ -244,9 +244,9 @@ async fn t35_what_was_eased_is_given_back_but_for_what_somebody_has_changed() {
         let settings = shown(search, &names[0]).await["settings"].clone();
         assert_eq!(
             (&settings["index.refresh_interval"], &settings["index.number_of_replicas"]),
-            (&json!("-1"), &json!("0"))
+            (&json!("30s"), &json!("0"))
         );
-        // Written while nothing is refreshed, and found afterwards without waiting.
+        // Written while it is rarely refreshed, and found afterwards without waiting.
         target.bulk(bulk(&names[0], &[("1", 1, Some(json!({ "a": "x" })))])).await.unwrap();
         assert_eq!(target.index(&names[0]).await.unwrap().unwrap().documents, 1, "{engine:?}");
         put(search, &format!("/{}/_settings", names[0]), json!({ "index.number_of_replicas": 2 })).await;
@@ -303,7 +303,7 @@ async fn t35_what_was_eased_for_a_backfill_is_given_back_after_a_crash() {
         for table in ["t", "u"] {
             let there = settings(table).await;
             let both = (&there["index.refresh_interval"], &there["index.number_of_replicas"]);
-            assert_eq!(both, (&json!("-1"), &json!("0")), "{engine:?} {table}");
+            assert_eq!(both, (&json!("30s"), &json!("0")), "{engine:?} {table}");
         }
         // A person does not like it meanwhile.
         put(search, &format!("/{}/_settings", pair.index("u")), json!({ "index.refresh_interval": "20s" }))

@@ -53,7 +53,8 @@ impl Found {
 /// What a setting is while an index is filled; `None` for one that is never changed.
 fn while_filled(setting: &str) -> Option<&'static str> {
     match setting {
-        REFRESH => Some("-1"),
+        // Nearly as cheap as never, and what is written can be found meanwhile.
+        REFRESH => Some("30s"),
         REPLICAS => Some("0"),
         _ => None,
     }
@@ -92,9 +93,20 @@ fn before(found: &Found, wanted: &[&str]) -> Map<String, Value> {
         if there.map(plain).as_deref() == while_filled(setting) || (*setting == REPLICAS && expands) {
             continue;
         }
+        if *setting == REFRESH && there.is_some_and(is_rare) {
+            continue;
+        }
         before.insert((*setting).to_owned(), there.cloned().unwrap_or(Value::Null));
     }
     before
+}
+
+/// Whether an index is refreshed more rarely than while it is filled: never, or every minute or hour.
+fn is_rare(interval: &Value) -> bool {
+    let text = plain(interval);
+    let number = |unit: &str| text.strip_suffix(unit).and_then(|number| number.trim().parse::<u64>().ok());
+    let is_long = ["m", "h", "d"].iter().any(|unit| number(unit).is_some_and(|number| number > 0));
+    is_long || text.starts_with('-') || number("s").is_some_and(|seconds| seconds > 30)
 }
 
 pub(super) async fn restore(client: &Client, alias: &str) -> Result<Vec<String>, TargetError> {
@@ -207,8 +219,14 @@ mod tests {
         let plain = found(json!({ "index.number_of_replicas": "1" }), Value::Null);
         assert_eq!(before(&plain, &both), object(json!({ REFRESH: null, REPLICAS: "1" })));
         assert_eq!(before(&plain, &[REFRESH]), object(json!({ REFRESH: null })));
-        let so = json!({ "index.number_of_replicas": "0", "index.refresh_interval": "-1" });
+        let so = json!({ "index.number_of_replicas": "0", "index.refresh_interval": "30s" });
         assert!(before(&found(so, Value::Null), &both).is_empty());
+        for (interval, is_eased) in
+            [("-1", false), ("1m", false), ("60s", false), ("5s", true), ("500ms", true)]
+        {
+            let there = found(json!({ "index.refresh_interval": interval }), Value::Null);
+            assert_eq!(before(&there, &[REFRESH]).is_empty(), !is_eased, "{interval}");
+        }
         let expands = json!({ "index.number_of_replicas": "2", "index.auto_expand_replicas": "0-2" });
         assert!(before(&found(expands, Value::Null), &[REPLICAS]).is_empty());
     }
@@ -216,10 +234,10 @@ mod tests {
     #[test]
     fn t35_what_somebody_has_changed_since_is_not_written_over() {
         let eased = json!({ REFRESH: "5s", REPLICAS: "1", "codec": "best" });
-        let ours = json!({ "index.number_of_replicas": "0", "index.refresh_interval": "-1" });
+        let ours = json!({ "index.number_of_replicas": "0", "index.refresh_interval": "30s" });
         let there = found(ours, eased.clone());
         assert_eq!(back(&there, there.eased().unwrap()), object(json!({ REFRESH: "5s", REPLICAS: "1" })));
-        let theirs = json!({ "index.number_of_replicas": "2", "index.refresh_interval": "-1" });
+        let theirs = json!({ "index.number_of_replicas": "2", "index.refresh_interval": "30s" });
         let there = found(theirs, eased.clone());
         assert_eq!(back(&there, there.eased().unwrap()), object(json!({ REFRESH: "5s" })));
         let gone = found(json!({ "index.number_of_replicas": "2" }), eased);

@@ -117,7 +117,7 @@ fn refer(
     problems: &mut Problems,
 ) -> Option<String> {
     let name = section.required_text(key, names.first().unwrap_or(&"shop"), problems)?;
-    let place = section.entry(key).map_or(section.place.clone(), |entry| entry.place.clone());
+    let place = section.place_of(key);
     is_there(&name, names, &format!("{key}s"), (&place, &section.path.key(key)), problems).then_some(name)
 }
 
@@ -220,7 +220,7 @@ fn judge_pattern(name: &str, index: &str, section: &mut Section<'_>, problems: &
     let Some((schema, table)) = pattern::parts(name) else { return };
     for (part, placeholder) in [(schema, "{schema}"), (table, "{table}")] {
         if pattern::is_pattern(&part) && !index.contains(placeholder) {
-            let place = section.entry("index").map_or(section.place.clone(), |entry| entry.place.clone());
+            let place = section.place_of("index");
             let what = format!("does not hold {placeholder}, so tables that match would share an index");
             let fix = "write it with placeholders, as in \"{schema}-{table}\"";
             problems.add(&place, &section.path.key("index"), what, fix);
@@ -230,7 +230,7 @@ fn judge_pattern(name: &str, index: &str, section: &mut Section<'_>, problems: &
 
 fn column_list(section: &mut Section<'_>, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {
     let columns = section.texts(key, problems)?;
-    let place = section.entry(key).map_or(section.place.clone(), |entry| entry.place.clone());
+    let place = section.place_of(key);
     let path = section.path.key(key);
     if columns.is_empty() {
         problems.add(&place, &path, "names no column", format!("name some, or remove {key} for the default"));
@@ -256,7 +256,7 @@ fn judge_fields(
     section: &mut Section<'_>,
     problems: &mut Problems,
 ) {
-    let place = section.entry("rename").map_or(section.place.clone(), |entry| entry.place.clone());
+    let place = section.place_of("rename");
     let path = section.path.key("rename");
     let mut taken: BTreeSet<&str> = columns.into_iter().flatten().map(String::as_str).collect();
     for (column, _) in rename {

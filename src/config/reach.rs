@@ -84,7 +84,7 @@ pub(super) fn trust(
     let file = section.text("ca_file", problems);
     let fingerprint = section.text("ca_fingerprint", problems);
     let at = |section: &mut Section<'_>, key| {
-        let place = section.entry(key).map_or(section.place.clone(), |entry| entry.place.clone());
+        let place = section.place_of(key);
         (place, section.path.key(key))
     };
     for key in ["ca_file", "ca_fingerprint"].into_iter().filter(|key| section.entry(key).is_some()) {
@@ -136,7 +136,7 @@ pub(super) fn sniff(section: &mut Section<'_>, nodes: &[String], problems: &mut 
     if !section.flag("sniff", problems) {
         return false;
     }
-    let place = section.entry("sniff").map_or(section.place.clone(), |entry| entry.place.clone());
+    let place = section.place_of("sniff");
     let path = section.path.key("sniff");
     let is_https = |node: &String| node.starts_with("https:");
     if nodes.iter().any(is_https) && !nodes.iter().all(is_https) {

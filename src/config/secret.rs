@@ -52,7 +52,7 @@ pub(super) fn read(
 ) -> Option<Secret> {
     let direct = section.text(key, problems);
     let Some(file) = section.text(file_key, problems) else { return direct.map(Secret::new) };
-    let place = section.entry(file_key).map_or(section.place.clone(), |entry| entry.place.clone());
+    let place = section.place_of(file_key);
     let path = section.path.key(file_key);
     if direct.is_some() {
         problems.add(&place, &path, format!("is given beside {key}"), "keep one of the two");

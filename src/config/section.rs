@@ -26,6 +26,11 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
+    /// Where `key` is written; the section's own place when it is not.
+    pub(super) fn place_of(&mut self, key: &'static str) -> Place {
+        self.entry(key).map_or_else(|| self.place.clone(), |entry| entry.place.clone())
+    }
+
     /// All entries, for those who judge them themselves.
     pub(super) fn entries(&self) -> &'a [Entry] {
         &self.table.0

@@ -108,8 +108,7 @@ pub(super) fn read(
     let bulk_bytes_max = section.size("bulk_bytes_max", problems).unwrap_or(5 << 20);
     // Servers refuse requests over 100 MiB by default (http.max_content_length).
     if !((1 << 10)..=(100 << 20)).contains(&bulk_bytes_max) {
-        let entry = section.entry("bulk_bytes_max");
-        let place = entry.map_or(section.place.clone(), |entry| entry.place.clone());
+        let place = section.place_of("bulk_bytes_max");
         let path = section.path.key("bulk_bytes_max");
         problems.add(
             &place,

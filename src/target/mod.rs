@@ -277,14 +277,11 @@ pub trait Target: Send + Sync {
     /// What is there under an alias (or as an index of that name); `None` when nothing is.
     fn index<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<IndexState>, TargetError>>;
 
-    /// The UUID of the index under an alias; `None` when there is none.
-    fn uuid<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<String>, TargetError>> {
-        Box::pin(async { Ok(self.index(alias).await?.map(|index| index.uuid)) })
-    }
-
     /// What is looked at every 10 s; `None` when there is no index under the alias.
     fn standing<'a>(&'a self, alias: &'a str) -> BoxFuture<'a, Result<Option<Standing>, TargetError>> {
-        Box::pin(async { Ok(self.uuid(alias).await?.map(|uuid| Standing { uuid, odd: Vec::new() })) })
+        Box::pin(async {
+            Ok(self.index(alias).await?.map(|IndexState { uuid, odd, .. }| Standing { uuid, odd }))
+        })
     }
 
     /// Which of these aliases stand for an index that is eased.

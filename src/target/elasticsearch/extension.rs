@@ -207,7 +207,7 @@ fn is_same(there: &Value, wanted: &Value) -> bool {
 
 /// The default is 1000.
 fn limit_of(settings: &BTreeMap<String, Value>) -> u64 {
-    let limit = settings.get("index.mapping.total_fields.limit").map(plain);
+    let limit = settings.get(&format!("index.{FIELDS_LIMIT}")).map(plain);
     limit.and_then(|limit| limit.parse().ok()).unwrap_or(1000)
 }
 

@@ -9,6 +9,7 @@
 //! cluster's own count of index operations, from the first that is seen to the last; so how long a process takes to
 //! start is in neither. The figure is the median ratio.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,11 +20,13 @@ use serde_json::{Value, json};
 
 use crate::harness::rowtide::Rowtide;
 use crate::harness::servers::{Engine, Search};
-use crate::{Bench, rounded, sink};
+use crate::{Bench, Cpu, rounded, sink};
 
 const PAIRS: usize = 5;
 const SIZES_MIB: [usize; 3] = [1, 5, 10];
 const CONCURRENCIES: [usize; 4] = [1, 2, 4, 8];
+/// After a cluster that has no room.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 const PATH: &str = "/_bulk?require_alias=true&timeout=5s&filter_path=errors";
 
 /// Lines as Rowtide sent them, whole actions in pieces of some 64 KiB.
@@ -45,6 +48,8 @@ struct Manner {
 struct Rates {
     fill: f64,
     changes: f64,
+    /// For every row once.
+    cpu: Cpu,
 }
 
 impl Rates {
@@ -54,9 +59,14 @@ impl Rates {
     }
 }
 
-pub async fn measure(bench: &Bench<'_>) -> Value {
+/// `is_apart`: the cluster has a core of its own, and everything else the other one, as on two machines.
+pub async fn measure(bench: &Bench<'_>, is_apart: bool) -> Value {
     let recorded = record(bench).await;
-    let search = Search::start(Engine::Elasticsearch8, &[]).await;
+    let search = Search::roomy(Engine::Elasticsearch8, &[]).await;
+    if is_apart {
+        search.pids().into_iter().for_each(|pid| pin(pid, "0"));
+        bench.postgres.pids().into_iter().chain([std::process::id()]).for_each(|pid| pin(pid, "1"));
+    }
     let cluster = Cluster { search: &search, rows: bench.rows };
     // Its compiler is warm before anything is compared.
     let usual = Manner { bytes: 5 << 20, concurrency: 4 };
@@ -88,6 +98,7 @@ pub async fn measure(bench: &Bench<'_>) -> Value {
         all.sort_by(f64::total_cmp);
         all[all.len() / 2]
     };
+    let million = bench.rows as f64 / 1e6;
     json!({
         "rows": bench.rows,
         "ratio": rounded(median(&|(ours, theirs)| ours.both() / theirs.both()), 3),
@@ -95,9 +106,19 @@ pub async fn measure(bench: &Bench<'_>) -> Value {
         "ratio_tail": rounded(median(&|(ours, theirs)| ours.changes / theirs.changes), 3),
         "docs_per_s": median(&|(ours, _)| ours.both()).round(),
         "generator_docs_per_s": median(&|(_, theirs)| theirs.both()).round(),
+        "cpu_s_per_million": rounded(median(&|(ours, _)| ours.cpu.rowtide) / million, 2),
+        "source_cpu_s_per_million": rounded(median(&|(ours, _)| ours.cpu.source) / million, 2),
         "generator_mib": best.0.bytes >> 20,
         "generator_concurrency": best.0.concurrency,
     })
+}
+
+/// Lets a process, and what it starts later, run on these processors only.
+fn pin(pid: u32, processors: &str) {
+    let pid = pid.to_string();
+    let mut command = Command::new("taskset");
+    command.args(["--all-tasks", "--cpu-list", "--pid", processors, &pid]).stdout(Stdio::null());
+    assert!(command.status().unwrap().success(), "taskset of process {pid}");
 }
 
 /// One run into the sink, for its bytes.
@@ -140,6 +161,16 @@ fn pieces(bodies: &[Bytes]) -> Vec<Bytes> {
     pieces
 }
 
+/// Whether the cluster took it; it may also have no room now.
+async fn is_taken(client: &reqwest::Client, url: &str, body: &Bytes) -> bool {
+    let post = client.post(url).header("content-type", "application/x-ndjson");
+    let answer = post.body(body.clone()).send().await.unwrap();
+    let is_busy = answer.status() == reqwest::StatusCode::TOO_MANY_REQUESTS;
+    let text = answer.text().await.unwrap();
+    assert!(is_busy || text == "{\"errors\":false}", "{text}");
+    !is_busy
+}
+
 struct Cluster<'a> {
     search: &'a Search,
     rows: u64,
@@ -166,8 +197,11 @@ impl Cluster<'_> {
     async fn replayed(&self, recorded: &Recorded, manner: Manner) -> Rates {
         self.make_index(recorded).await;
         let fill = self.replay(&recorded.fill, manner).await;
+        // As Rowtide gives it back when a table is filled.
+        let usual = json!({ "index": { "refresh_interval": null } });
+        self.search.http.json(Method::PUT, &format!("/{}/_settings", recorded.index.0), Some(usual)).await;
         let changes = self.replay(&recorded.changes, manner).await;
-        Rates { fill, changes }
+        Rates { fill, changes, cpu: Cpu { rowtide: 0.0, source: 0.0 } }
     }
 
     /// Documents a second.
@@ -192,10 +226,9 @@ impl Cluster<'_> {
                 let (bodies, next, client, url) = (bodies.clone(), next.clone(), client.clone(), url.clone());
                 tokio::spawn(async move {
                     while let Some(body) = bodies.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let post = client.post(&url).header("content-type", "application/x-ndjson");
-                        let answer = post.body(body.clone()).send().await.unwrap();
-                        let text = answer.text().await.unwrap();
-                        assert_eq!(text, "{\"errors\":false}");
+                        while !is_taken(&client, &url, body).await {
+                            tokio::time::sleep(BUSY_PAUSE).await;
+                        }
                     }
                 })
             })
@@ -210,17 +243,29 @@ impl Cluster<'_> {
     async fn rowtide(&self, bench: &Bench<'_>) -> Rates {
         self.forget().await;
         bench.forget_slot().await;
+        // What earlier updates left behind is no part of a fill.
+        bench.client.batch_execute("VACUUM items").await.unwrap();
         let mut rowtide = Rowtide::new(&bench.config(self.search.port()));
-        rowtide.run_again();
-        let fill = self.rate(0).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        rowtide.stop();
+        let (fill, filling) = self.watched(bench, &mut rowtide).await;
         bench.backlog().await;
+        let (changes, following) = self.watched(bench, &mut rowtide).await;
+        let cpu = Cpu {
+            rowtide: (filling.rowtide + following.rowtide) / 2.0,
+            source: (filling.source + following.source) / 2.0,
+        };
+        Rates { fill, changes, cpu }
+    }
+
+    /// A run of Rowtide until the cluster has taken every row once more: the rate, and what it cost.
+    async fn watched(&self, bench: &Bench<'_>, rowtide: &mut Rowtide) -> (f64, Cpu) {
         let before = self.indexed().await;
         rowtide.run_again();
-        let changes = self.rate(before).await;
+        let began = bench.cpu(Some(rowtide.pid()));
+        let rate = self.rate(before).await;
+        let ended = bench.cpu(Some(rowtide.pid()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
         rowtide.stop();
-        Rates { fill, changes }
+        (rate, Cpu { rowtide: ended.rowtide - began.rowtide, source: ended.source - began.source })
     }
 
     /// How fast the cluster takes all rows beyond `before`.

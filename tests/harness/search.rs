@@ -169,6 +169,11 @@ impl Search {
         self.server.port
     }
 
+    /// See [`Server::pids`].
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.server.pids()
+    }
+
     /// The address of what listens on this port as this server does.
     pub(crate) fn url(&self, port: u16) -> String {
         let scheme = if self.security.is_some() { "https" } else { "http" };

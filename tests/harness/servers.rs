@@ -37,6 +37,15 @@ pub(super) struct Server {
 }
 
 impl Server {
+    /// The processes of the server: the first one and its children.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        let child = self.child.lock().unwrap();
+        let Some(first) = child.as_ref().map(Child::id) else { return Vec::new() };
+        let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        std::iter::once(first).chain(children).collect()
+    }
+
     pub(super) fn launch(&self) {
         let log = File::options().create(true).append(true).open(self.folder.join("server.log")).unwrap();
         let mut command = Command::new(source_path("scripts/servers").join(self.script));
@@ -145,13 +154,9 @@ impl Postgres {
         self.server.port
     }
 
-    /// The processes of the server: the first one and its children.
+    /// See [`Server::pids`].
     pub(crate) fn pids(&self) -> Vec<u32> {
-        let child = self.server.child.lock().unwrap();
-        let Some(first) = child.as_ref().map(Child::id) else { return Vec::new() };
-        let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap_or_default();
-        let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-        std::iter::once(first).chain(children).collect()
+        self.server.pids()
     }
 
     /// Stops it: `Signal::INT` fast, `Signal::KILL` as a crash does.

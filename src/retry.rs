@@ -5,7 +5,7 @@
 //!   too much for it now (429, circuit breakers) ─► Busy: again, as the lanes' shared limit lets it
 //!   the set-up's (rights, alias, version)       ─► Halt: a person must act
 //!   the document's (mapping, size)              ─► DeadLetter, at once (T32)
-//!   the request's size (413)                    ─► Split, down to one document (T33)
+//!   the request's size (413, or 429 and sizes)  ─► Split, down to one document (T33)
 //! ```
 //! [`judge`] is the only place that decides; nothing else asks whether a failure is temporary.
 
@@ -14,6 +14,10 @@ use std::time::Duration;
 use sources::mutant::{Rule, is_left_out};
 
 use crate::target::TargetError;
+
+mod room;
+
+pub use room::never_fits;
 
 /// The first wait after a failure: long enough for a refused burst to pass.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -40,6 +44,8 @@ pub enum Happened<'a> {
         reason: &'a str,
         /// The alias it was written through.
         index: &'a str,
+        /// Bytes of the action.
+        bytes: u64,
     },
 }
 
@@ -108,7 +114,12 @@ pub fn judge(happened: Happened<'_>) -> Verdict {
                 halt("target-refuses", format!("{context}: {reason}"), hint.clone())
             }
         },
-        Happened::Item { status, kind, reason, index } => judge_item(status, kind, reason, index),
+        Happened::Item { status, kind, reason, index, bytes } => {
+            match judge_item(status, kind, reason, index) {
+                Verdict::Busy { .. } if never_fits(reason, bytes) => Verdict::Split,
+                verdict => verdict,
+            }
+        }
     }
 }
 
@@ -188,7 +199,7 @@ mod tests {
     use super::*;
 
     fn item(status: u16, kind: &str, reason: &str) -> String {
-        name(&judge(Happened::Item { status, kind, reason, index: "products" }))
+        name(&judge(Happened::Item { status, kind, reason, index: "products", bytes: 100 }))
     }
 
     fn name(verdict: &Verdict) -> String {
@@ -209,6 +220,18 @@ mod tests {
             (429, "rejected_execution_exception", "", "busy"),
             (429, "circuit_breaking_exception", "", "busy"),
             (503, "circuit_breaking_exception", "", "busy"),
+            (
+                429,
+                "es_rejected_execution_exception",
+                "[primary_operation_bytes=901, max_primary_bytes=1000]",
+                "split",
+            ),
+            (
+                429,
+                "es_rejected_execution_exception",
+                "[primary_operation_bytes=900, max_primary_bytes=1000]",
+                "busy",
+            ),
             (429, "", "", "busy"),
             (503, "unavailable_shards_exception", "", "again"),
             (503, "process_cluster_event_timeout_exception", "", "again"),
@@ -262,15 +285,20 @@ mod tests {
 
     #[test]
     fn t45_the_halt_names_the_alias() {
-        let happened =
-            Happened::Item { status: 404, kind: "index_not_found_exception", reason: "", index: "shop" };
+        let happened = Happened::Item {
+            status: 404,
+            kind: "index_not_found_exception",
+            reason: "",
+            index: "shop",
+            bytes: 9,
+        };
         let Verdict::Halt(halt) = judge(happened) else { panic!("not a halt") };
         assert_eq!(halt.what, "the alias shop is gone from the target");
     }
 
     #[test]
     fn a_reason_may_quote_a_document_so_it_is_never_what_is_waited_for() {
-        let happened = Happened::Item { status: 503, kind: "x", reason: "secret", index: "shop" };
+        let happened = Happened::Item { status: 503, kind: "x", reason: "secret", index: "shop", bytes: 9 };
         let Verdict::Again { why, .. } = judge(happened) else { panic!("not again") };
         assert!(!why.contains("secret"));
     }

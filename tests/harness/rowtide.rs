@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -254,6 +255,16 @@ impl Rowtide {
             };
             assert_eq!(counts.read, counts.sum() + in_flight, "law 6: {}", line.text);
         }
+    }
+
+    /// Each dead letter's id, whether it has a body, and its reason, in the order of the ids.
+    pub(crate) fn letters(&self) -> Vec<(String, bool, String)> {
+        let store = Connection::open(self.folder.join("data/rowtide.sqlite")).unwrap();
+        let sql = "SELECT id, body IS NOT NULL, reason FROM dead_letters ORDER BY id";
+        let mut select = store.prepare(sql).unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let rows = select.query_map([], |row| Ok((text(row.get(0)?), row.get(1)?, row.get(2)?)));
+        rows.unwrap().map(Result::unwrap).collect()
     }
 
     /// The counts that a clean stop logs last; law 6 must hold in them with nothing in flight.

@@ -180,17 +180,26 @@ impl Search {
         format!("{scheme}://127.0.0.1:{port}")
     }
 
-    /// What `[targets.NAME]` needs besides the address: nothing, or the login.
+    /// What `[targets.NAME]` needs besides the address: nothing, or the login, and on OpenSearch the authority.
     pub(crate) fn login(&self) -> String {
-        let Some(Security { username, password, .. }) = &self.security else { return String::new() };
-        format!("username = \"{username}\"\npassword = \"{password}\"\n")
+        let Some(Security { username, password, ca_file, .. }) = &self.security else { return String::new() };
+        let login = format!("username = \"{username}\"\npassword = \"{password}\"\n");
+        match self.trusts_by_environment() {
+            true => login,
+            false => format!("{login}ca_file = \"{}\"\n", ca_file.display()),
+        }
     }
 
-    /// Lets the program trust the server.
+    /// Lets the program trust the server, where [`Self::login`] does not.
     pub(crate) fn be_trusted_by(&self, rowtide: &mut Rowtide) {
-        if let Some(security) = &self.security {
+        if let Some(security) = self.security.as_ref().filter(|_| self.trusts_by_environment()) {
             rowtide.environment("SSL_CERT_FILE", security.ca_file.to_str().unwrap());
         }
+    }
+
+    /// One of the two ways for each of the two.
+    fn trusts_by_environment(&self) -> bool {
+        self.engine == Engine::Elasticsearch8Secured
     }
 
     /// Stops it: `Signal::TERM` cleanly, `Signal::KILL` as a crash does.

@@ -10,9 +10,12 @@
 
 mod contract;
 mod documents;
+mod index_setup;
+mod limits;
 mod pages;
 mod rolling;
 mod secured;
+mod several;
 
 mod elasticsearch_7 {
     crate::traps::elasticsearch::tests_on!([crate::harness::servers::Engine::Elasticsearch7]);

@@ -70,7 +70,7 @@ fn spec(alias: &str, fields: &[(&str, Kind)]) -> IndexSpec {
 }
 
 /// Id, version and document of each action; no document deletes.
-pub(super) fn bulk(alias: &str, actions: &[(&str, u64, Option<Value>)]) -> Bulk {
+pub(crate) fn bulk(alias: &str, actions: &[(&str, u64, Option<Value>)]) -> Bulk {
     let mut body = String::new();
     for (id, version, document) in actions {
         let meta = json!({ "_index": alias, "_id": id, "version": version, "version_type": "external_gte" });

@@ -1,7 +1,4 @@
 //! What hurt everyone before: a test for each trap, named by its number.
 
 pub(crate) mod elasticsearch;
-mod index_setup;
-mod limits;
 mod postgres;
-mod several;

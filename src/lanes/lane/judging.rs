@@ -25,6 +25,8 @@ enum Pause {
     For(Duration, String),
     /// The target has no room now: as the shared limit lets it.
     Busy(String),
+    /// Together they are too large for the target: at once, in halves.
+    Halved,
 }
 
 impl Pause {
@@ -33,6 +35,7 @@ impl Pause {
         match (self, found) {
             (Self::For(after, why), Some(Self::For(longest, _))) => Self::For(after.max(longest), why),
             (Self::Busy(_), Some(found @ Self::For(..))) => found,
+            (Self::Halved, Some(found)) => found,
             (own, _) => own,
         }
     }
@@ -50,6 +53,7 @@ impl Lane {
         let mut again = Vec::new();
         let mut pause: Option<Pause> = None;
         let mut is_busy = false;
+        let is_alone = request.items.len() == 1;
         let mut halt = None;
         let (mut freed, mut settled) = (0, 0);
         let items = std::mem::take(&mut request.items);
@@ -62,7 +66,8 @@ impl Lane {
                 Outcome::Written => Ok(End::Written),
                 Outcome::Stale => Ok(End::Stale),
                 Outcome::Failed { status, kind, reason } => {
-                    match judge(Happened::Item { status, kind: &kind, reason: &reason, index }) {
+                    let bytes = request.bytes(&item).len() as u64;
+                    match judge(Happened::Item { status, kind: &kind, reason: &reason, index, bytes }) {
                         Verdict::Again { after, why } => {
                             pause = Some(Pause::For(after, why).and(pause));
                             again.push(item);
@@ -78,7 +83,15 @@ impl Lane {
                         Verdict::DeadLetter { reason } => {
                             bury(&*letters, index, &request, &item, reason).await
                         }
-                        Verdict::Split => bury(&*letters, index, &request, &item, reason).await,
+                        Verdict::Split if !is_alone => {
+                            pause = Some(Pause::Halved.and(pause));
+                            again.push(item);
+                            continue;
+                        }
+                        Verdict::Split => {
+                            bury(&*letters, index, &request, &item, format!("{status} {kind}: {reason}"))
+                                .await
+                        }
                     }
                 }
             };
@@ -130,10 +143,20 @@ impl Lane {
         let alone = self.requests.is_empty();
         match pause {
             Some(pause) => {
-                let left = request.again(again, all_failed);
+                let mut left = request.again(again, all_failed);
                 match pause {
                     Pause::For(after, why) => self.pause(left.tries, after, why),
                     Pause::Busy(why) => self.waiting_for = Some(why),
+                    Pause::Halved => {
+                        self.waiting_for = None;
+                        left = match left.halve() {
+                            Ok((first, second)) => {
+                                self.requests.push(second);
+                                first
+                            }
+                            Err(single) => single,
+                        };
+                    }
                 }
                 self.requests.push(left);
             }

@@ -63,6 +63,8 @@ pub(super) struct ModelState {
     /// Above it 413, or a closed socket.
     pub(super) bytes_max: Option<(usize, bool)>,
     pub(super) asked: usize,
+    /// An item that takes four times its bytes beside itself is refused above it, with both numbers.
+    pub(super) expanded_max: Option<usize>,
 }
 
 /// What the hooks of the target's model do with the next request.
@@ -118,6 +120,21 @@ impl Model {
     }
 }
 
+/// The items of a body that the model's node with the primary shard has no room for, ever.
+fn expanded_beyond(body: &[u8], most: usize) -> BTreeMap<String, Outcome> {
+    let text = std::str::from_utf8(body).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let refuse = |lines: &[&str]| {
+        let bytes: usize = lines.iter().map(|line| line.len() + 1).sum();
+        let expanded = 4 * bytes;
+        let reason = format!("[primary_operation_bytes={expanded}, max_primary_bytes={most}]");
+        let kind = "es_rejected_execution_exception".to_owned();
+        let id = ids(lines.join("\n").as_bytes()).pop()?;
+        (bytes + expanded > most).then_some((id, Outcome::Failed { status: 429, kind, reason }))
+    };
+    lines.chunks(2).filter_map(refuse).collect()
+}
+
 fn failed(status: u16, kind: &str) -> Outcome {
     Outcome::Failed { status, kind: kind.into(), reason: "because".into() }
 }
@@ -147,6 +164,9 @@ impl Target for Model {
                 script.items.clear();
                 let refuse = |error| Some(memory::Fault::Refuse(error));
                 script.request = None;
+                if let Some(most) = state.expanded_max {
+                    script.items.extend(expanded_beyond(&request.body, most));
+                }
                 let too_large = state.bytes_max.filter(|(limit, _)| request.body.len() > *limit);
                 match too_large {
                     Some((_, true)) => script.request = Some(memory::Fault::LoseRequest),

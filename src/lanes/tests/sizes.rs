@@ -162,6 +162,32 @@ async fn t33_one_document_that_is_too_large_teaches_no_limit() {
     assert_eq!(rig.ledger.counts().ends, Ends { written: 9, dead_lettered: 1, ..Ends::default() });
 }
 
+/// A document that takes more than the target ever has, by the target's own numbers, is dead-lettered with them; what
+/// goes with it is written, and nothing waits.
+#[tokio::test(start_paused = true)]
+async fn t33_a_document_that_never_fits_is_refused_alone() {
+    let mut rig = Rig::new(settings());
+    rig.state(|state| state.expanded_max = Some(5_000));
+    let large = rig.action("000", 1, Kind::Put, &"x".repeat(1_000));
+    let small = rig.action("001", 1, Kind::Put, "x");
+    let begun = rig.world.now();
+    rig.submit(vec![large, small]).await;
+    rig.drain().await.unwrap();
+    assert_eq!(rig.sent_ids(), [vec!["000", "001"], vec!["000"]]);
+    assert_eq!(rig.ledger.counts().ends, Ends { written: 1, dead_lettered: 1, ..Ends::default() });
+    assert!(rig.world.now() - begun < SECOND);
+    assert_eq!(rig.budget.used(), 0);
+
+    // Two of them: halves, and then each alone.
+    let mut rig = Rig::new(settings());
+    rig.state(|state| state.expanded_max = Some(5_000));
+    submit(&mut rig, 0..2, &"x".repeat(1_000)).await;
+    rig.drain().await.unwrap();
+    assert_eq!(counts(&rig), [2, 1, 1]);
+    assert_eq!(rig.ledger.counts().ends, Ends { dead_lettered: 2, ..Ends::default() });
+    assert_eq!(rig.budget.used(), 0);
+}
+
 /// A large request on which the socket is closed, by a target that answers the question after it, goes again
 /// in halves at once, and half of that size is sent from then on; a small one at the third time.
 #[tokio::test(start_paused = true)]

@@ -1,21 +1,9 @@
 //! T32 and law 5: documents that the target will never take, and rows too large to be held.
 
-use rusqlite::Connection;
-
 use crate::harness::pair::{PATIENCE, Pair, Setup};
 use crate::harness::poll_until;
 use crate::harness::rowtide::Rowtide;
 use crate::harness::servers::Postgres;
-
-/// Each letter's id, whether it has a body, and its reason, in the order of the ids.
-fn letters(rowtide: &Rowtide) -> Vec<(String, bool, String)> {
-    let store = Connection::open(rowtide.folder.join("data/rowtide.sqlite")).unwrap();
-    let mut select =
-        store.prepare("SELECT id, body IS NOT NULL, reason FROM dead_letters ORDER BY id").unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let rows = select.query_map([], |row| Ok((text(row.get(0)?), row.get(1)?, row.get(2)?)));
-    rows.unwrap().map(Result::unwrap).collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t32_what_cannot_be_written_is_kept_and_the_rest_goes_on() {
@@ -27,8 +15,8 @@ async fn t32_what_cannot_be_written_is_kept_and_the_rest_goes_on() {
     let mut pair = Pair::set(Postgres::shared().await, setup).await;
     pair.rowtide.run_again();
     pair.wait_for_documents("t", 1).await;
-    poll_until("three letters", PATIENCE, async || (letters(&pair.rowtide).len() == 3).then_some(())).await;
-    let kept = letters(&pair.rowtide);
+    poll_until("three letters", PATIENCE, async || (pair.rowtide.letters().len() == 3).then_some(())).await;
+    let kept = pair.rowtide.letters();
     let found: Vec<(usize, bool)> = kept.iter().map(|(id, body, _)| (id.len(), *body)).collect();
     assert_eq!(found, [(600, true), ("large".len(), false), ("poison".len(), true)], "{kept:?}");
     assert!(kept[1].2.contains("document_bytes_max"), "{kept:?}");
@@ -40,7 +28,7 @@ async fn t32_what_cannot_be_written_is_kept_and_the_rest_goes_on() {
         .await;
     pair.caught_up().await;
     pair.wait_for_documents("t", 3).await;
-    let left: Vec<usize> = letters(&pair.rowtide).iter().map(|(id, ..)| id.len()).collect();
+    let left: Vec<usize> = pair.rowtide.letters().iter().map(|(id, ..)| id.len()).collect();
     assert_eq!(left, [600, "larger".len()]);
     let (code, lines) = pair.rowtide.stop();
     assert_eq!(code, 0);

@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 use sources::change::{Column, Kind};
 use sources::world::RealWorld;
 
-use super::elasticsearch::bulk;
 use crate::harness::pair::{PATIENCE, Pair, Setup};
 use crate::harness::servers::{Engine, Postgres, Search};
 use crate::harness::{fresh_name, poll_until};
+use crate::traps::elasticsearch::bulk;
 
 const ENGINES: [Engine; 2] = [Engine::Elasticsearch8, Engine::OpenSearch2];
 

@@ -23,6 +23,8 @@ const READERS: u64 = 2;
 const LANES: u64 = 4;
 /// Long enough for two cores with everything on them.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+/// Rows of 600 bytes, as they are counted, in the 24 MiB that readers may be ahead of the target.
+const AHEAD: u64 = 40_000;
 /// What is sent again of the giant transaction after a kill inside it (T48): 10,000 changes between two
 /// checkpoints, what the lanes hold, and the time of one durable write on a busy disk.
 const INSIDE: u64 = 30_000;
@@ -229,7 +231,7 @@ impl<O: Origin> Stage<O> {
         assert!(kib > 0 && kib < MAX_RSS_MIB * 1024, "{kib} KiB are not under {MAX_RSS_MIB} MiB");
     }
 
-    /// Documents received ≤ rows + changes + kills × chunks in flight × rows in a chunk. Rows are all that
+    /// Documents received ≤ rows + changes + kills × rows in flight. Rows are all that
     /// a chunk can meet, those too that the giant transaction inserts while the tables are filled. Of the
     /// calm rows none comes from the log, so they tell alone, and more sharply, what the kills cost; a row
     /// of the giant transaction comes once from the log, and once from a chunk at the most.
@@ -237,8 +239,11 @@ impl<O: Origin> Stage<O> {
         let again = self.kills.len() as u64 * READERS * plan.chunk_rows;
         let rows = plan.rows_in_all() + plan.giant_rows * TABLES as u64;
         // In flight from its read until its rows are answered: each reader has a chunk, and each lane may
-        // be sending another.
-        let in_flight = self.kills.len() as u64 * (READERS + LANES) * plan.chunk_rows;
+        // be sending another; while tables are filled into a slow target, what readers are ahead of it.
+        let chunks = (READERS + LANES) * plan.chunk_rows;
+        let ahead = chunks.max(AHEAD.min(plan.rows_in_all() / 4));
+        let backfill = self.kills.iter().filter(|kill| kill.phase == Phase::Backfill).count() as u64;
+        let in_flight = backfill * ahead + (self.kills.len() as u64 - backfill) * chunks;
         let again_inside =
             self.kills.iter().filter(|kill| kill.phase == Phase::Giant).count() as u64 * INSIDE;
         let (received, bound) = (self.proxy.documents(), rows + changes + in_flight + again_inside);

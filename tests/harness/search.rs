@@ -100,7 +100,8 @@ impl Search {
         Self::start_with(engine, heap, settings).await
     }
 
-    async fn start_with(engine: Engine, heap: &str, settings: &[&str]) -> Self {
+    /// As [`Self::start`], with a heap as in `1g`.
+    pub(crate) async fn start_with(engine: Engine, heap: &str, settings: &[&str]) -> Self {
         let search = Self::prepare(engine, free_port(100), heap, settings);
         search.start_again().await;
         search

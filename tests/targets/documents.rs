@@ -23,7 +23,7 @@ async fn pair_on(search: &Search, sql: &str) -> Pair {
 /// Documents of 20 MiB and of 28 MiB, where a request may have 24 MiB: the one is written, or refused by the server's own
 /// count of what it would take; the other one is dead-lettered; and what stands beside them is written.
 async fn large_documents(engine: Engine, fits: bool) {
-    let search = Search::roomy(engine, &["http.max_content_length=24mb"]).await;
+    let search = Search::start_with(engine, "1g", &["http.max_content_length=24mb"]).await;
     let sql = "CREATE TABLE t (id text PRIMARY KEY, body text);
         INSERT INTO t SELECT 'row ' || n, 'small' FROM generate_series(1, 1000) n;
         INSERT INTO t VALUES ('20 MiB', repeat(md5('a'), 20 * 32768)), ('28 MiB', repeat(md5('b'), 28 * 32768))";

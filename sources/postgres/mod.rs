@@ -23,7 +23,8 @@ use tokio::sync::mpsc;
 use crate::change::Table;
 use crate::position::{Offset, Position};
 use crate::source::{
-    Checked, Continuity, Link, Reader, Removed, Resume, Source, SourceError, StatusSender, TableProgress,
+    Checked, Claim, Continuity, Link, Reader, Removed, Resume, Source, SourceError, StatusSender,
+    TableProgress,
 };
 use crate::world::{BoxFuture, SharedWorld, Task};
 use crate::{Problem, Settings};
@@ -100,6 +101,18 @@ impl Source for Postgres {
 
     fn remove(&self) -> BoxFuture<'_, Removed> {
         Box::pin(remove::remove(&self.config, &self.world))
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let Config { connect, slot, publication, .. } = &*self.config;
+        let server = format!("{}:{}", connect.host, connect.port);
+        let publication =
+            format!("the publication {publication} of the database {} on {server}", connect.database);
+        vec![
+            // Of the whole server, whatever the database.
+            Claim { key: "slot", what: format!("the slot {slot} on {server}") },
+            Claim { key: "publication", what: publication },
+        ]
     }
 
     fn tables(&self, before: Option<Position>) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {

@@ -79,6 +79,15 @@ pub struct Checked {
     pub tables: Vec<Arc<Table>>,
 }
 
+/// Something on a server that serves one source alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The key of the source's section that names it.
+    pub key: &'static str,
+    /// What it is, as in `the slot rowtide_shop of db:5432`. Equal texts are the same thing.
+    pub what: String,
+}
+
 /// What `remove` did on the source's server.
 #[derive(Debug, Default)]
 pub struct Removed {
@@ -219,6 +228,12 @@ pub trait Source: Send + Sync {
     /// that keeps nothing there has nothing to do.
     fn remove(&self) -> BoxFuture<'_, Removed> {
         Box::pin(async { Removed::default() })
+    }
+
+    /// What it holds on its server, which a second source could not hold at the same time: two sources
+    /// of one configuration that claim the same are refused.
+    fn claims(&self) -> Vec<Claim> {
+        Vec::new()
     }
 
     /// The tables as they are now, in the configured order; [`Table::number`] is the place in it. A table

@@ -15,5 +15,6 @@ pub mod retry;
 pub mod shape;
 pub mod status;
 pub mod store;
+pub mod supervisor;
 pub mod target;
 pub mod telemetry;

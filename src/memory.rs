@@ -25,8 +25,9 @@ const LEAST_PART: usize = 8;
 /// Whole again after some six seconds.
 const RESTORE_PART: usize = 64;
 
-/// Watches the process's memory and governs `budget` until the task is dropped.
-pub fn govern(world: &SharedWorld, budget: Budget, max_rss: usize) -> Task {
+/// Watches the process's memory and governs all of its budgets until the task is dropped: each falls and
+/// rises in proportion to its own whole, so that none is taken for another.
+pub fn govern(world: &SharedWorld, budgets: Vec<Budget>, max_rss: usize) -> Task {
     let clock = world.clone();
     world.spawn(Box::pin(async move {
         loop {
@@ -34,11 +35,13 @@ pub fn govern(world: &SharedWorld, budget: Budget, max_rss: usize) -> Task {
                 warn!("cannot read /proc/self/statm: memory is bounded by charges alone");
                 return;
             };
-            let limit = budget.limit();
-            let wanted = decide(bytes, max_rss, limit, budget.full_limit());
-            if wanted != limit {
-                debug!(rss = bytes, limit = wanted, "budget limit changed");
-                budget.set_limit(wanted);
+            for budget in &budgets {
+                let limit = budget.limit();
+                let wanted = decide(bytes, max_rss, limit, budget.full_limit());
+                if wanted != limit {
+                    debug!(rss = bytes, limit = wanted, "budget limit changed");
+                    budget.set_limit(wanted);
+                }
             }
             clock.sleep(LOOK_EVERY).await;
         }
@@ -121,11 +124,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_over_its_bound_gets_a_smaller_budget() {
+    async fn a_process_over_its_bound_gets_smaller_budgets() {
         let world = sources::world::RealWorld::shared();
-        let budget = Budget::new(FULL);
-        let _task = govern(&world, budget.clone(), 1 << 20);
+        let budgets = [Budget::new(FULL), Budget::new(FULL / 4)];
+        let _task = govern(&world, budgets.to_vec(), 1 << 20);
         world.sleep(Duration::from_secs(5)).await;
-        assert_eq!(budget.limit(), FULL / LEAST_PART);
+        assert_eq!(budgets.map(|budget| budget.limit()), [FULL / LEAST_PART, FULL / 4 / LEAST_PART]);
     }
 }

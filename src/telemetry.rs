@@ -3,12 +3,17 @@
 //! One JSON line an event where a machine reads, plain text where a person does. `RUST_LOG` chooses
 //! what is said (default `info`). ERROR means that a person must act.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use sources::world::{BoxFuture, Moment, SharedWorld, Task, World};
+use tracing::{Instrument, Span};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Names of the fields of spans and events.
 pub mod field {
-    /// Span: the pipeline's name.
+    /// Span, where several run: the pipeline's name.
     pub const PIPELINE: &str = "pipeline";
     /// Span: the source's name.
     pub const SOURCE: &str = "source";
@@ -72,6 +77,43 @@ pub mod field {
     pub const RSS: &str = "rss";
     /// Milliseconds since the last durable checkpoint.
     pub const CHECKPOINT_AGE_MS: &str = "checkpoint_age_ms";
+}
+
+/// What every log line of one of several pipelines stands in. Lines of all levels: so the span's is the highest.
+pub fn span(pipeline: &str) -> Span {
+    tracing::error_span!("run", { field::PIPELINE } = pipeline)
+}
+
+/// A world whose tasks write their log lines in the pipeline's span.
+pub fn named(world: &SharedWorld, pipeline: &str) -> SharedWorld {
+    Arc::new(Named { world: world.clone(), span: span(pipeline) })
+}
+
+struct Named {
+    world: SharedWorld,
+    span: Span,
+}
+
+impl World for Named {
+    fn now(&self) -> Moment {
+        self.world.now()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        self.world.unix_seconds()
+    }
+
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        self.world.sleep(time)
+    }
+
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
+        self.world.spawn(Box::pin(work.instrument(self.span.clone())))
+    }
+
+    fn random(&self) -> u64 {
+        self.world.random()
+    }
 }
 
 /// The form of log lines.

@@ -4,8 +4,8 @@ use super::wire::{ServerError, WireError};
 use crate::source::SourceError;
 
 /// What a person does when the log between checkpoint and server is lost, or documents would get other ids.
-pub(super) const FILL_ANEW: &str =
-    "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
+pub(super) const FILL_ANEW: &str = "fill the index anew: empty data_dir and set existing = \"replace\" on the target \
+     (where data_dir serves other pipelines too: rowtide remove SOURCE --delete-index)";
 
 impl WireError {
     /// The failure as the source's, with what was being done, as in "read the log".
@@ -55,7 +55,8 @@ fn of_server(error: &ServerError, context: &'static str) -> SourceError {
         // A slot whose log was dropped says so when it is started.
         "55000" if error.message.contains("replication slot") => halt(
             "slot-lost",
-            "raise max_slot_wal_keep_size and fill the index anew: drop the slot, empty data_dir and set existing = \"replace\" on the target",
+            "raise max_slot_wal_keep_size and fill the index anew: drop the slot, empty data_dir and set existing = \"replace\" \
+             on the target (where data_dir serves other pipelines too: rowtide remove SOURCE --delete-index)",
         ),
         // A database of encoding SQL_ASCII keeps every byte, and hands over only what is UTF-8.
         "22021" | "22P05" => {

@@ -23,7 +23,8 @@ use tokio::sync::mpsc;
 use crate::change::Table;
 use crate::position::{Offset, Position};
 use crate::source::{
-    Checked, Continuity, Link, Reader, Removed, Resume, Source, SourceError, StatusSender, TableProgress,
+    Checked, Claim, Continuity, Link, Reader, Removed, Resume, Source, SourceError, StatusSender,
+    TableProgress,
 };
 use crate::world::{BoxFuture, SharedWorld, Task};
 use crate::{Problem, Settings};
@@ -100,6 +101,18 @@ impl Source for Postgres {
 
     fn remove(&self) -> BoxFuture<'_, Removed> {
         Box::pin(remove::remove(&self.config, &self.world))
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        let Config { connect, slot, publication, .. } = &*self.config;
+        let server = format!("{}:{}", connect.host, connect.port);
+        let publication =
+            format!("the publication {publication} of the database {} on {server}", connect.database);
+        vec![
+            // Of the whole server, whatever the database.
+            Claim { key: "slot", what: format!("the slot {slot} on {server}") },
+            Claim { key: "publication", what: publication },
+        ]
     }
 
     fn tables(&self, before: Option<Position>) -> BoxFuture<'_, Result<Vec<Arc<Table>>, SourceError>> {
@@ -228,5 +241,43 @@ impl PgReader {
         let ended = stream.run(opened.begun).await;
         drop(tasks);
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::world::RealWorld;
+
+    #[test]
+    fn a_slot_is_claimed_on_the_server_and_a_publication_in_the_database() {
+        let claims = |name: &str, database: &str| -> Vec<String> {
+            let url = format!("postgres://cdc:p@db/{database}");
+            let settings = Settings {
+                name: name.to_owned(),
+                folder: std::path::PathBuf::new(),
+                environment: std::collections::BTreeMap::new(),
+                keys: serde_json::json!({ "url": url }).as_object().unwrap().clone(),
+                tables: Vec::new(),
+                document_bytes_max: 1 << 20,
+            };
+            let source =
+                make(settings, RealWorld::shared()).unwrap_or_else(|problems| panic!("{problems:?}"));
+            source.claims().into_iter().map(|claim| format!("{}: {}", claim.key, claim.what)).collect()
+        };
+        let shop = claims("shop-a", "shop");
+        assert_eq!(
+            shop,
+            [
+                "slot: the slot rowtide_shop_a on db:5432",
+                "publication: the publication rowtide_shop_a of the database shop on db:5432"
+            ]
+        );
+        // Both names come to one default.
+        let crm = claims("shop_a", "crm");
+        assert_eq!(crm[0], shop[0]);
+        assert_ne!(crm[1], shop[1]);
+        assert_ne!(claims("crm", "shop"), shop);
     }
 }

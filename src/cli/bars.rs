@@ -11,6 +11,11 @@ use crate::status::{State, Status};
 /// Everything that is drawn.
 pub(super) struct Bars {
     all: MultiProgress,
+    pipelines: Vec<Pipeline>,
+}
+
+/// What is drawn of one pipeline.
+struct Pipeline {
     tables: Vec<ProgressBar>,
     line: ProgressBar,
 }
@@ -22,9 +27,7 @@ impl Bars {
 
     fn on(target: ProgressDrawTarget) -> Self {
         let all = MultiProgress::with_draw_target(target);
-        let line = ProgressBar::new_spinner().with_style(style("{msg}"));
-        let line = all.add(line);
-        Self { all, tables: Vec::new(), line }
+        Self { all, pipelines: Vec::new() }
     }
 
     /// Where log lines go, so that they appear above the bars.
@@ -32,17 +35,36 @@ impl Bars {
         AboveBars(self.all.clone())
     }
 
-    /// Draws the status of a process of which `rss` bytes are resident and `max_rss` may be.
-    pub(super) fn show(&mut self, status: &Status, rss: usize, max_rss: usize) {
-        let names: Vec<&str> = status.source.tables.iter().map(|table| table.name.as_str()).collect();
+    /// Draws the status of the pipeline at this place, with its `name` if there are several, in a process of
+    /// which `rss` bytes are resident and `max_rss` may be.
+    pub(super) fn show(
+        &mut self,
+        number: usize,
+        name: Option<&str>,
+        status: &Status,
+        rss: usize,
+        max_rss: usize,
+    ) {
+        while self.pipelines.len() <= number {
+            let line = ProgressBar::new_spinner().with_style(style("{msg}"));
+            self.pipelines.push(Pipeline { tables: Vec::new(), line: self.all.add(line) });
+        }
+        let prefix = name.map_or(String::new(), |name| format!("{name}: "));
+        let Pipeline { tables, line: last } = &mut self.pipelines[number];
+        // A pipeline that was started again reads what is left, perhaps of other tables.
+        if status.source.tables.len() < tables.len() {
+            tables.drain(..).for_each(|bar| bar.finish_and_clear());
+        }
+        let names: Vec<String> =
+            status.source.tables.iter().map(|table| format!("{prefix}{}", table.name)).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-        while self.tables.len() < names.len() {
-            let name = names[self.tables.len()];
+        while tables.len() < names.len() {
+            let name = &names[tables.len()];
             let bar = ProgressBar::new(0).with_prefix(format!("{name:width$}"));
             let bar = bar.with_style(style(TABLE).progress_chars("=> "));
-            self.tables.push(self.all.insert_before(&self.line, bar));
+            tables.push(self.all.insert_before(last, bar));
         }
-        for (bar, table) in self.tables.iter().zip(&status.source.tables) {
+        for (bar, table) in tables.iter().zip(&status.source.tables) {
             if bar.is_finished() {
                 continue;
             }
@@ -56,16 +78,18 @@ impl Bars {
         }
         // Once everything is read, one line is left.
         if status.state == State::Following {
-            self.tables.iter().for_each(ProgressBar::finish_and_clear);
+            tables.iter().for_each(ProgressBar::finish_and_clear);
         }
-        self.line.set_message(line(status, rss, max_rss));
-        self.line.tick();
+        last.set_message(prefix + &line(status, rss, max_rss));
+        last.tick();
     }
 
-    /// Leaves the last line standing.
+    /// Leaves the last lines standing.
     pub(super) fn end(&self) {
-        self.tables.iter().for_each(|bar| bar.abandon());
-        self.line.abandon();
+        for Pipeline { tables, line } in &self.pipelines {
+            tables.iter().for_each(|bar| bar.abandon());
+            line.abandon();
+        }
     }
 }
 
@@ -151,8 +175,8 @@ mod tests {
     #[test]
     fn a_fill_shows_a_bar_for_each_table_and_following_shows_one_line() {
         let (mut bars, screen) = bars();
-        bars.show(&status(State::Backfilling), 90 << 20, 256 << 20);
-        bars.show(&status(State::Backfilling), 90 << 20, 256 << 20);
+        bars.show(0, None, &status(State::Backfilling), 90 << 20, 256 << 20);
+        bars.show(0, None, &status(State::Backfilling), 90 << 20, 256 << 20);
         let shown = screen.contents();
         assert!(shown.contains("public.products [===============>"), "{shown}");
         assert!(shown.contains("32,000 of 64,000 rows, "), "{shown}");
@@ -165,11 +189,42 @@ mod tests {
         let mut following = status(State::Following);
         following.lag = Some(Duration::from_millis(40));
         following.source.log_behind_bytes = 2048;
-        bars.show(&following, 90 << 20, 256 << 20);
+        bars.show(0, None, &following, 90 << 20, 256 << 20);
         assert_eq!(
             screen.contents(),
             "following | lag 40 ms (2.0 KiB) | 1,234/s | 0 written | memory 90 MiB of 256 MiB"
         );
+    }
+
+    #[test]
+    fn several_pipelines_have_their_bars_and_lines_by_their_names() {
+        let (mut bars, screen) = bars();
+        for number in [0, 1, 0, 1] {
+            let mut status = status(State::Backfilling);
+            status.source.tables.truncate(2 - number);
+            bars.show(number, Some(["shop", "crm"][number]), &status, 90 << 20, 256 << 20);
+        }
+        let shown = screen.contents();
+        let starts: Vec<&str> = shown.lines().map(|line| line.split_at(20).0).collect();
+        assert_eq!(
+            starts,
+            [
+                "shop: public.product",
+                "shop: public.users  ",
+                "shop: backfilling | ",
+                "crm: public.products",
+                "crm: backfilling | 1"
+            ],
+            "{shown}"
+        );
+        // One halts: the other's bars stay.
+        let mut halted = status(State::Halted);
+        halted.source.tables.clear();
+        halted.reason = Some("alias-gone: it is gone".to_owned());
+        bars.show(0, Some("shop"), &halted, 90 << 20, 256 << 20);
+        let shown = screen.contents();
+        assert!(shown.starts_with("shop: halted: alias-gone: it is gone | "), "{shown}");
+        assert!(shown.contains("\ncrm: public.products ["), "{shown}");
     }
 
     #[test]
@@ -178,7 +233,7 @@ mod tests {
         let mut waiting = status(State::Waiting);
         waiting.reason = Some("the server at 127.0.0.1:5432".to_owned());
         waiting.source.tables.clear();
-        bars.show(&waiting, 90 << 20, 256 << 20);
+        bars.show(0, None, &waiting, 90 << 20, 256 << 20);
         assert!(
             screen.contents().starts_with("waiting: the server at 127.0.0.1:5432 | "),
             "{}",

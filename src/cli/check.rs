@@ -7,7 +7,7 @@ use sources::source::{Checked, Finding, SourceError};
 use sources::world::{SharedWorld, within};
 
 use super::Exit;
-use crate::config::{Config, Existing, PipelineSettings, TargetSettings};
+use crate::config::{Config, Existing, PipelineConfig, PipelineSettings, TargetSettings};
 use crate::pipeline::judge_odd;
 use crate::shape::{Shape, ShapeError};
 use crate::target::elasticsearch::Elasticsearch;
@@ -16,27 +16,50 @@ use crate::target::{IndexState, Target, TargetError};
 /// A server that has not answered by then counts as unreachable.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// Asks both sides and prints what they lack.
+/// A side that was asked, and what it lacks.
+type Found = (String, Finding);
+
+/// Asks both sides of every pipeline and prints what they lack.
 pub(super) async fn check(config: Config, world: SharedWorld) -> Exit {
-    let asked = within(&*world, ANSWER_WITHIN, config.source.source.check()).await;
-    let source = asked_source(asked);
-    let mut targets = Vec::new();
-    for target in &config.targets {
-        let findings = ask_target(target, &config.pipeline, &world).await;
-        targets.extend(findings.into_iter().map(|finding| (format!("target {}", target.name), finding)));
+    let (mut missing, mut advised) = (Vec::new(), Vec::new());
+    for pipeline in &config.pipelines {
+        let (lacks, could_have) = ask(pipeline, &world).await;
+        // What two pipelines share lacks the same for both.
+        lacks.into_iter().for_each(|found| {
+            if !missing.contains(&found) {
+                missing.push(found)
+            }
+        });
+        could_have.into_iter().for_each(|found| {
+            if !advised.contains(&found) {
+                advised.push(found)
+            }
+        });
     }
-    let shapes = Shape::faults(&config.pipeline.tables, &source.tables).into_iter().map(|fault| {
+    print(&missing, &advised)
+}
+
+/// What a pipeline lacks, and what is advised.
+async fn ask(config: &PipelineConfig, world: &SharedWorld) -> (Vec<Found>, Vec<Found>) {
+    let PipelineConfig { source, targets, settings, .. } = config;
+    let asked = asked_source(within(&**world, ANSWER_WITHIN, source.source.check()).await);
+    let mut of_targets = Vec::new();
+    for target in targets {
+        let findings = ask_target(target, settings, world).await;
+        of_targets.extend(findings.into_iter().map(|finding| (format!("target {}", target.name), finding)));
+    }
+    let shapes = Shape::faults(&settings.tables, &asked.tables).into_iter().map(|fault| {
         let ShapeError { table, what, fix } = fault;
         Finding { what: format!("{table}: {what}"), fix }
     });
     let side = |side: String, findings: Vec<Finding>| {
         findings.into_iter().map(move |finding| (side.clone(), finding))
     };
-    let named = format!("source {}", config.source.name);
-    let missing = side(named.clone(), source.missing)
-        .chain(side(format!("pipeline {}", config.pipeline.name), shapes.collect()))
-        .chain(targets);
-    print(&missing.collect::<Vec<_>>(), &side(named, source.advised).collect::<Vec<_>>())
+    let named = format!("source {}", source.name);
+    let missing = side(named.clone(), asked.missing)
+        .chain(side(format!("pipeline {}", settings.name), shapes.collect()))
+        .chain(of_targets);
+    (missing.collect(), side(named, asked.advised).collect())
 }
 
 /// Whether the target answers, lets this user in, and has room under each alias.
@@ -142,7 +165,7 @@ fn asked_source(answer: Option<Result<Checked, SourceError>>) -> Checked {
     }
 }
 
-fn print(missing: &[(String, Finding)], advised: &[(String, Finding)]) -> Exit {
+fn print(missing: &[Found], advised: &[Found]) -> Exit {
     missing.iter().for_each(|(side, finding)| say(side, "", finding));
     advised.iter().for_each(|(side, finding)| say(side, "advice: ", finding));
     if missing.is_empty() {

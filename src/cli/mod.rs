@@ -78,8 +78,8 @@ enum Log {
     Text,
 }
 
-/// What the process's exit code means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the process's exit code means; of several, a later one is worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Exit {
     /// A clean end, after a signal too.
     Clean = 0,

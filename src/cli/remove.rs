@@ -8,6 +8,7 @@
 //! the slot; what somebody else made is left, and said; what is not there is no failure, so it can be run
 //! again until nothing is left.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use sources::source::{Finding, Removed, SourceError};
 use sources::world::{SharedWorld, within};
 
 use super::{Exit, check};
-use crate::config::{Config, TargetSettings};
+use crate::config::{Config, PipelineConfig, TargetSettings};
 use crate::lease::{Claim, Lease, LeaseError, Waiting};
 use crate::retry::Halt;
 use crate::store::{Kept, Sqlite};
@@ -39,14 +40,15 @@ pub(super) struct Told {
 
 /// Takes it down, and says what was done.
 pub(super) async fn remove(config: Config, source: &str, told: Told, world: SharedWorld) -> Exit {
-    if source != config.source.name {
-        eprintln!(
-            "rowtide: there is no [sources.{source}] in this configuration; there is {}",
-            config.source.name
-        );
+    let Config { data_dir, mut pipelines, .. } = config;
+    let Some(at) = pipelines.iter().position(|pipeline| pipeline.source.name == source) else {
+        let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.source.name.as_str()).collect();
+        let names = names.join(", ");
+        eprintln!("rowtide: there is no [sources.{source}] in this configuration; there is {names}");
         return Exit::Configuration;
-    }
-    let mut removal = Removal { config, told, world, gone: 0, failed: 0 };
+    };
+    let pipeline = pipelines.swap_remove(at);
+    let mut removal = Removal { data_dir, pipeline, told, world, gone: 0, failed: 0 };
     match removal.run().await {
         Ok(()) => removal.end(),
         Err(Halt { what, hint, .. }) => {
@@ -59,7 +61,9 @@ pub(super) async fn remove(config: Config, source: &str, told: Told, world: Shar
 }
 
 struct Removal {
-    config: Config,
+    data_dir: PathBuf,
+    /// The one that reads the source; others of the configuration are left alone.
+    pipeline: PipelineConfig,
     told: Told,
     world: SharedWorld,
     /// How many things were taken down.
@@ -89,14 +93,14 @@ enum State {
 impl Removal {
     /// The error says why nothing was touched.
     async fn run(&mut self) -> Result<(), Halt> {
-        let store = Sqlite::open_existing(&self.config.data_dir, &self.world)?;
+        let store = Sqlite::open_existing(&self.data_dir, &self.world)?;
         let kept = match &store {
-            Some(store) => store.kept(&self.config.pipeline.name).await?,
+            Some(store) => store.kept(&self.pipeline.settings.name).await?,
             None => Kept::default(),
         };
         self.judge_letters(kept)?;
         let held = self.hold_all(store.as_ref()).await?;
-        let removed = within(&*self.world, ANSWER_WITHIN, self.config.source.source.remove()).await;
+        let removed = within(&*self.world, ANSWER_WITHIN, self.pipeline.source.source.remove()).await;
         let removed = removed.unwrap_or_else(|| {
             let reason = format!("no answer within {} s", ANSWER_WITHIN.as_secs());
             let unfinished = Some(SourceError::Wait { context: "ask the database", reason });
@@ -126,7 +130,7 @@ impl Removal {
     /// The lease of every target that can be asked, or of none.
     async fn hold_all(&mut self, store: Option<&Sqlite>) -> Result<Vec<AtTarget>, Halt> {
         let mut held = Vec::new();
-        for settings in self.config.targets.clone() {
+        for settings in self.pipeline.targets.clone() {
             let target = self.target(&settings);
             let state = match &target {
                 Some(target) => self.hold(target.clone(), store).await,
@@ -174,7 +178,7 @@ impl Removal {
 
     /// Takes the lease, so that nobody begins to write meanwhile.
     async fn hold(&mut self, target: Arc<dyn Target>, store: Option<&Sqlite>) -> Result<State, Halt> {
-        let id = self.config.pipeline.name.clone();
+        let id = self.pipeline.settings.name.clone();
         match within(&*self.world, ANSWER_WITHIN, target.load_state(&id)).await {
             Some(Ok(None)) => return Ok(State::None),
             Some(Ok(Some(_))) => {}
@@ -245,7 +249,7 @@ impl Removal {
     }
 
     fn source(&mut self, removed: Removed) {
-        let side = format!("source {}", self.config.source.name);
+        let side = format!("source {}", self.pipeline.source.name);
         for what in &removed.gone {
             self.done(&side, &format!("{what} was dropped"));
         }
@@ -262,7 +266,7 @@ impl Removal {
     async fn indices(&mut self, name: &str, target: &dyn Target, state: &State) -> bool {
         let side = format!("target {name}");
         let mut aliases: Vec<String> =
-            self.config.pipeline.tables.iter().map(|table| table.index.clone()).collect();
+            self.pipeline.settings.tables.iter().map(|table| table.index.clone()).collect();
         if let State::Held(_, document) = state {
             aliases.extend(document.indices.keys().cloned());
         }
@@ -279,7 +283,7 @@ impl Removal {
                 }
             };
             let (name, documents) = (&index.name, index.documents);
-            if index.pipeline.as_ref() != Some(&self.config.pipeline.name) || *name == alias {
+            if index.pipeline.as_ref() != Some(&self.pipeline.settings.name) || *name == alias {
                 let what = format!("{alias:?}: the index {name} was not made by this pipeline");
                 left(&side, &Finding { what, fix: "delete it yourself, if nobody needs it".to_owned() });
             } else if !self.told.delete_index {
@@ -318,14 +322,14 @@ impl Removal {
 
     async fn forget(&mut self, store: Option<Sqlite>, kept: Kept) {
         let Some(store) = store.filter(|_| kept != Kept::default()) else { return };
-        let name = self.config.pipeline.name.clone();
+        let name = self.pipeline.settings.name.clone();
         match store.forget(&name).await {
             Ok(()) => {
                 let letters = match kept.dead_letters {
                     0 => String::new(),
                     count => format!(" and its dead letters ({count})"),
                 };
-                let folder = self.config.data_dir.display().to_string();
+                let folder = self.data_dir.display().to_string();
                 self.done(&folder, &format!("the checkpoint of {name}{letters} was deleted"));
             }
             Err(error) => self.failed_at("data_dir", &error.to_string()),
@@ -343,7 +347,7 @@ impl Removal {
         }
         match lease.remove().await {
             Ok(()) => {
-                let name = self.config.pipeline.name.clone();
+                let name = self.pipeline.settings.name.clone();
                 self.done(&side, &format!("the state document {name} in rowtide-state was deleted"));
             }
             Err(LeaseError::Target(error)) => self.failed_at("target", &error.to_string()),

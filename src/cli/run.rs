@@ -1,22 +1,24 @@
-//! `rowtide run`: the pipeline, its signals and its status.
+//! `rowtide run`: the pipelines, their signals and their status.
 
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use sources::source::{Stop, Stopper};
-use sources::world::{BoxFuture, SharedWorld};
+use sources::world::{BoxFuture, SharedWorld, Task};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
-use tracing::{error, info, warn};
+use tokio::sync::watch;
+use tracing::{Instrument, Span, error, info, warn};
 
 use super::bars::Bars;
 use super::{Exit, report};
 use crate::config::Config;
-use crate::memory::resident;
-use crate::pipeline::{self, PipelineError};
+use crate::memory::{govern, resident};
+use crate::pipeline::{PipelineError, Plan};
 use crate::retry::Halt;
 use crate::status::{State, Status};
-use crate::telemetry::field;
+use crate::store::{Sqlite, StoreError};
+use crate::supervisor::{self, Ended, Supervisor};
+use crate::telemetry::{self, field};
 
 /// A pipeline waits at most 8 s for answers once it is told to stop, and then records where it is;
 /// what is not done after this has failed. Shorter than the 10 s after which Docker kills.
@@ -24,7 +26,7 @@ const STOP_WITHIN: Duration = Duration::from_millis(9_500);
 /// As often as an eye sees a difference.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// Runs until the pipeline ends or a signal ends it.
+/// Runs until all pipelines have ended, by themselves or by a signal; the exit is the worst of theirs.
 pub(super) async fn run(config: Config, world: SharedWorld, bars: Option<Bars>) -> Exit {
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -33,24 +35,35 @@ pub(super) async fn run(config: Config, world: SharedWorld, bars: Option<Bars>) 
             return Exit::Failed;
         }
     };
-    info!(
-        { field::PIPELINE } = config.pipeline.name,
-        { field::SOURCE } = config.source.name,
-        version = env!("CARGO_PKG_VERSION"),
-        budget_bytes = config.memory.budget_bytes,
-        "rowtide starts"
-    );
     let max_rss = config.memory.max_rss;
-    let (stopper, stop) = Stop::pair();
-    let (status, watched) = watch::channel(Status::default());
-    let mut work = pin!(beside(&world, pipeline::run(config, world.clone(), stop, status)));
-    let mut shown = pin!(show(world.clone(), watched.clone(), bars, max_rss));
-    let mut stopping = Stopping { stopper, world: world.clone(), deadline: None };
-    let ended = loop {
+    let (mut supervisor, _governor) = match start(config, &world) {
+        Ok(started) => started,
+        Err(error) => return say_error(&PipelineError::from(error)),
+    };
+    let watched: Vec<Watched> = supervisor.pipelines().iter().map(|one| one.status.clone()).collect();
+    let several = watched.len() > 1;
+    let names = supervisor.pipelines().iter().map(|one| one.name.as_str());
+    let spans: Vec<Span> = names.clone().map(|name| span_of(name, several)).collect();
+    let mut shown = pin!(match bars {
+        Some(bars) => {
+            let names = names.map(|name| several.then(|| name.to_owned())).collect();
+            draw(world.clone(), watched, Drawn(bars), names, max_rss)
+        }
+        None => log(&world, watched, &spans),
+    });
+    let mut exits = vec![Exit::Clean; spans.len()];
+    let mut stopping = Stopping { world, deadline: None };
+    loop {
         tokio::select! {
             biased;
-            ended = &mut work => break ended,
-            name = signals.next() => stopping.tell(name),
+            ended = supervisor.next() => match ended {
+                Some(ended) => exits[ended.number] = spans[ended.number].in_scope(|| say_end(&ended, several)),
+                None => break,
+            },
+            name = signals.next() => {
+                stopping.tell(name);
+                supervisor.stop();
+            }
             () = stopping.overdue() => {
                 error!("the end took longer than {} s: ending hard", STOP_WITHIN.as_secs_f32());
                 // Nothing that has not been recorded is lost: it will be read again.
@@ -58,34 +71,74 @@ pub(super) async fn run(config: Config, world: SharedWorld, bars: Option<Bars>) 
             }
             () = &mut shown => {}
         }
-    };
-    // What was said last is shown, and the bars are left standing.
-    let last = watched.borrow().clone();
-    report::log(&last);
-    finish(ended)
+    }
+    let worst = exits.into_iter().max().unwrap_or(Exit::Clean);
+    if several && worst == Exit::Clean {
+        info!("rowtide ends");
+    }
+    worst
 }
 
-/// Runs `work` among the workers: the thread that waits for it here would be woken for each of its steps.
-async fn beside<T: Send + 'static>(
-    world: &SharedWorld,
-    work: impl Future<Output = Result<T, PipelineError>> + Send + 'static,
-) -> Result<T, PipelineError> {
-    let (told, ended) = oneshot::channel();
-    let _task = world.spawn(Box::pin(async move {
-        let _nobody_waits_any_more = told.send(work.await);
-    }));
-    ended
-        .await
-        .unwrap_or_else(|_| Err(PipelineError::Failed("a fault in Rowtide: please report it".to_owned())))
+type Watched = watch::Receiver<Status>;
+
+/// The name is said where there is another.
+fn span_of(pipeline: &str, several: bool) -> Span {
+    if several { telemetry::span(pipeline) } else { Span::none() }
 }
 
-fn finish(ended: Result<(), PipelineError>) -> Exit {
-    match ended {
+/// One store and one governor for all pipelines; what is dropped last governs them.
+fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Task), StoreError> {
+    let several = config.pipelines.len() > 1;
+    let version = env!("CARGO_PKG_VERSION");
+    let (budget_bytes, max_rss) = (config.memory.budget_bytes, config.memory.max_rss);
+    match &config.pipelines[..] {
+        [only] => info!(
+            { field::PIPELINE } = only.settings.name,
+            { field::SOURCE } = only.source.name,
+            version,
+            budget_bytes,
+            "rowtide starts"
+        ),
+        all => info!(version, budget_bytes, pipelines = all.len(), "rowtide starts"),
+    }
+    let store = Sqlite::open(&config.data_dir, world)?;
+    let targets = config.pipelines.iter().map(|one| one.targets.len()).sum();
+    let mut budgets = Vec::with_capacity(config.pipelines.len());
+    let mut works = Vec::with_capacity(config.pipelines.len());
+    for one in config.pipelines {
+        let (name, source) = (one.settings.name.clone(), one.source.name.clone());
+        if several {
+            let share = one.budget_bytes;
+            span_of(&name, true)
+                .in_scope(|| info!({ field::SOURCE } = source, budget_bytes = share, "the pipeline starts"));
+        }
+        let world = if several { telemetry::named(world, &name) } else { world.clone() };
+        let plan = Plan::new(one, store.clone(), targets);
+        budgets.push(plan.budget.clone());
+        works.push(supervisor::work(plan, source, world));
+    }
+    let governor = govern(world, budgets, max_rss);
+    Ok((Supervisor::start(works), governor))
+}
+
+/// What was said last is shown, then how it ended.
+fn say_end(ended: &Ended, several: bool) -> Exit {
+    report::log(&ended.last);
+    match &ended.result {
         Ok(()) => {
-            info!("rowtide ends");
+            match several {
+                true => info!("the pipeline ends"),
+                false => info!("rowtide ends"),
+            }
             Exit::Clean
         }
-        Err(PipelineError::Halt(Halt { state, what, hint })) => {
+        Err(error) => say_error(error),
+    }
+}
+
+fn say_error(error: &PipelineError) -> Exit {
+    match error {
+        PipelineError::Halt(Halt { state, what, hint }) => {
             error!(
                 { field::STATE } = state,
                 { field::ERROR } = what,
@@ -94,7 +147,7 @@ fn finish(ended: Result<(), PipelineError>) -> Exit {
             );
             Exit::Halted
         }
-        Err(PipelineError::Failed(reason)) => {
+        PipelineError::Failed(reason) => {
             error!({ field::ERROR } = reason, "failed");
             Exit::Failed
         }
@@ -122,7 +175,6 @@ impl Signals {
 
 /// The way from the first signal to the end.
 struct Stopping {
-    stopper: Stopper,
     world: SharedWorld,
     deadline: Option<BoxFuture<'static, ()>>,
 }
@@ -134,7 +186,6 @@ impl Stopping {
             std::process::exit(Exit::Failed as i32);
         }
         info!(signal, "stopping: waiting for answers that are under way");
-        self.stopper.tell();
         self.deadline = Some(self.world.sleep(STOP_WITHIN));
     }
 
@@ -147,39 +198,60 @@ impl Stopping {
     }
 }
 
-/// Shows the status until it is dropped: on bars, or as log lines every ten seconds and when the
-/// state changes.
-async fn show(world: SharedWorld, mut watched: watch::Receiver<Status>, bars: Option<Bars>, max_rss: usize) {
-    match bars {
-        Some(bars) => {
-            let mut drawn = Drawn(bars);
-            loop {
-                world.sleep(DRAW_EVERY).await;
-                let status = watched.borrow_and_update().clone();
-                drawn.0.show(&status, resident().unwrap_or(0), max_rss);
+/// Draws the status on bars until it is dropped, each pipeline's by its name where there are several.
+fn draw(
+    world: SharedWorld,
+    mut watched: Vec<Watched>,
+    mut drawn: Drawn,
+    names: Vec<Option<String>>,
+    max_rss: usize,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        loop {
+            world.sleep(DRAW_EVERY).await;
+            let rss = resident().unwrap_or(0);
+            for (number, (one, name)) in watched.iter_mut().zip(&names).enumerate() {
+                let status = one.borrow_and_update().clone();
+                drawn.0.show(number, name.as_deref(), &status, rss, max_rss);
             }
         }
-        None => {
-            let mut said = State::Starting;
-            let mut tick = world.sleep(report::EVERY);
-            let mut open = true;
-            loop {
-                let due = tokio::select! {
-                    () = &mut tick => {
-                        tick = world.sleep(report::EVERY);
-                        true
-                    }
-                    changed = watched.changed(), if open => {
-                        open = changed.is_ok();
-                        false
-                    }
-                };
-                let status = watched.borrow_and_update().clone();
-                if due || status.state != said {
-                    said = status.state;
-                    report::log(&status);
-                }
+    })
+}
+
+/// Logs the status until it is dropped, each pipeline's in its span. In one future with the end, so that
+/// what was said last is the last line.
+fn log(world: &SharedWorld, watched: Vec<Watched>, spans: &[Span]) -> BoxFuture<'static, ()> {
+    let one = |(watched, span): (Watched, &Span)| -> BoxFuture<'static, ()> {
+        Box::pin(log_one(world.clone(), watched).instrument(span.clone()))
+    };
+    let mut all: Vec<BoxFuture<'static, ()>> = watched.into_iter().zip(spans).map(one).collect();
+    Box::pin(std::future::poll_fn(move |context| {
+        // None of them ends.
+        all.retain_mut(|one| one.as_mut().poll(context).is_pending());
+        Poll::Pending
+    }))
+}
+
+/// A line every ten seconds and when the state changes.
+async fn log_one(world: SharedWorld, mut watched: Watched) {
+    let mut said = State::Starting;
+    let mut tick = world.sleep(report::EVERY);
+    let mut open = true;
+    loop {
+        let due = tokio::select! {
+            () = &mut tick => {
+                tick = world.sleep(report::EVERY);
+                true
             }
+            changed = watched.changed(), if open => {
+                open = changed.is_ok();
+                false
+            }
+        };
+        let status = watched.borrow_and_update().clone();
+        if due || status.state != said {
+            said = status.state;
+            report::log(&status);
         }
     }
 }

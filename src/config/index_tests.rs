@@ -20,7 +20,7 @@ ingest_pipeline = "clean"
         ),
         &[],
     );
-    let setup = &config.pipeline.tables[1].setup;
+    let setup = &config.pipelines[0].settings.tables[1].setup;
     let mapping = json!({
         "price": { "type": "scaled_float", "scaling_factor": 100 },
         "name": { "fields": { "s": { "type": "keyword", "normalizer": "own" } } },
@@ -37,8 +37,8 @@ ingest_pipeline = "clean"
     assert_eq!(setup.dynamic, Some(json!("strict")));
     assert_eq!(setup.aliases, ["all", "everything"]);
     assert_eq!(setup.ingest_pipeline.as_deref(), Some("clean"));
-    assert_eq!(config.targets[0].easing, Easing::Refresh);
-    assert_eq!(config.pipeline.tables[0].setup, Default::default());
+    assert_eq!(config.pipelines[0].targets[0].easing, Easing::Refresh);
+    assert_eq!(config.pipelines[0].settings.tables[0].setup, Default::default());
 }
 
 #[test]
@@ -87,8 +87,11 @@ ingest_pipeline = ""
 #[test]
 fn how_a_backfill_is_eased_is_one_of_three_words() {
     let eased = |word: &str| GOOD.replacen("linger_ms = 20", &format!("ease_backfill = {word:?}"), 1);
-    assert_eq!(load_good(&eased("refresh-and-replicas"), &[]).targets[0].easing, Easing::RefreshAndReplicas);
-    assert_eq!(load_good(&eased("nothing"), &[]).targets[0].easing, Easing::Nothing);
+    assert_eq!(
+        load_good(&eased("refresh-and-replicas"), &[]).pipelines[0].targets[0].easing,
+        Easing::RefreshAndReplicas
+    );
+    assert_eq!(load_good(&eased("nothing"), &[]).pipelines[0].targets[0].easing, Easing::Nothing);
     let text = errors(&eased("all"), &[]);
     assert!(text.contains("one of \"nothing\", \"refresh\", \"refresh-and-replicas\""), "{text}");
 }

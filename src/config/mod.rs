@@ -18,6 +18,9 @@ mod problem;
 mod reach;
 mod secret;
 mod section;
+mod several;
+#[cfg(test)]
+mod several_tests;
 mod source;
 mod target;
 #[cfg(test)]
@@ -30,7 +33,7 @@ use sources::world::SharedWorld;
 use sources::{Make, TableSettings};
 
 pub use environment::Environment;
-pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Memory, budget_bytes};
+pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Load, Memory, PIPELINE_BYTES, budget_bytes};
 pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
 pub use problem::{ConfigError, Place, Problem, Problems};
 pub use reach::Auth;
@@ -38,6 +41,9 @@ pub use secret::Secret;
 pub use source::SourceSettings;
 pub use target::{Existing, TargetSettings};
 
+use crate::telemetry;
+
+use pipeline::Named;
 use problem::KeyPath;
 use section::Section;
 use tree::Table;
@@ -48,12 +54,20 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What the process may hold.
     pub memory: Memory,
+    /// What runs in it, in the file's order; never empty. No two read one source or write one index.
+    pub pipelines: Vec<PipelineConfig>,
+}
+
+/// A pipeline with both of its sides.
+pub struct PipelineConfig {
     /// Where changes come from.
     pub source: SourceSettings,
     /// Where documents go: to each of them, in the pipeline's order; never empty.
     pub targets: Vec<TargetSettings>,
     /// What is done between them.
-    pub pipeline: PipelineSettings,
+    pub settings: PipelineSettings,
+    /// Its share of the byte budget, which no other pipeline can take.
+    pub budget_bytes: usize,
 }
 
 /// Reads the file and judges it. `kinds` are the known sources, [`sources::makes`] but in tests.
@@ -108,109 +122,121 @@ fn judge(
     let pipeline_sections = section.sections("pipelines", problems);
     section.finish(problems);
 
-    let readers = source_sections.iter().map(|(_, section)| source::readers(section)).max().unwrap_or(0);
     for sections in [&source_sections, &target_sections, &pipeline_sections] {
         sections.iter().for_each(|(name, section)| judge_name(name, section, problems));
     }
-    let names = |sections: &[(String, Section<'_>)]| -> Vec<String> {
-        sections.iter().map(|(name, _)| name.clone()).collect()
+    let named = read_pipelines(pipeline_sections, &source_sections, &target_sections, problems);
+    let loads: Vec<Load> =
+        named.iter().map(|named| load_of(named, &source_sections, &target_sections)).collect();
+    let (memory, budgets) = memory::read(memory_section, &loads, problems);
+    let around = source::Around {
+        kinds,
+        folder,
+        environment,
+        document_bytes_max: memory.document_bytes_max,
+        tables: Vec::new(),
+        world: world.clone(),
     };
-    let source_names = names(&source_sections);
-    let target_names = names(&target_sections);
-    let named = one_pipeline(pipeline_sections, &source_names, &target_names, problems);
-    let copies = named.as_ref().map_or(1, |named| named.targets.len().max(1));
-    let packed = target_sections.iter().map(|(_, section)| target::packed_bytes(section)).sum();
-    let memory = memory::read(memory_section, readers, copies, packed, problems);
+    let mut sources = read_sources(source_sections, &named, around, problems);
+    let targets = read_targets(target_sections, &named, folder, problems);
+    several::judge(&named, &sources, &targets, problems);
 
-    let tables_of = |source: &str| match &named {
-        Some(named) if named.source.as_deref() == Some(source) => named
-            .pipeline
-            .tables
-            .iter()
-            .map(|shape| TableSettings { name: shape.table.clone(), on_drop: shape.on_drop })
-            .collect(),
-        _ => Vec::new(),
-    };
-    let mut source = None;
-    for (name, section) in source_sections {
-        let (folder, document_bytes_max) = (folder, memory.document_bytes_max);
-        let tables = tables_of(&name);
-        let around = source::Around { kinds, folder, environment, document_bytes_max, tables, world };
-        let used = named.as_ref().is_none_or(|named| named.source.as_ref().is_none_or(|used| *used == name));
-        if judge_use(used, &section, problems) {
-            source = source.or(source::read(&name, section, &around, problems));
+    let mut pipelines = Vec::with_capacity(named.len());
+    for (named, budget_bytes) in named.into_iter().zip(budgets) {
+        let at = sources.iter().position(|read| Some(&read.settings.name) == named.source.as_ref())?;
+        let source = sources.swap_remove(at).settings;
+        let of = |name: &String| targets.iter().find(|read| read.settings.name == *name);
+        let targets: Vec<_> = named.targets.iter().filter_map(of).map(|read| read.settings.clone()).collect();
+        if targets.is_empty() {
+            return None;
         }
+        pipelines.push(PipelineConfig { source, targets, settings: named.pipeline, budget_bytes });
     }
-    let mut targets = Vec::new();
-    for (name, section) in target_sections {
-        let is_used = |named: &pipeline::Named| named.targets.is_empty() || named.targets.contains(&name);
-        let (place, path) = (section.place.clone(), section.path.clone());
-        if judge_use(named.as_ref().is_none_or(is_used), &section, problems) {
-            let target = target::read(&name, section, folder, problems);
-            judge_nodes(&target, &targets, &place, &path, problems);
-            targets.push(target);
-        }
-    }
-    let order = |target: &TargetSettings| {
-        named.as_ref().and_then(|named| named.targets.iter().position(|name| *name == target.name))
-    };
-    targets.sort_by_key(order);
-    if targets.is_empty() {
-        return None;
-    }
-    Some(Config {
-        data_dir: folder.join(data_dir?),
-        memory,
-        source: source?,
-        targets,
-        pipeline: named?.pipeline,
-    })
+    Some(Config { data_dir: folder.join(data_dir?), memory, pipelines })
 }
 
-/// Two targets of a pipeline are two clusters: in one, both would write the same indices under one lease.
-fn judge_nodes(
-    target: &TargetSettings,
-    others: &[TargetSettings],
-    place: &Place,
-    path: &KeyPath,
-    problems: &mut Problems,
-) {
-    let same = |other: &&TargetSettings| other.nodes.iter().any(|node| target.nodes.contains(node));
-    if let Some(other) = others.iter().find(same) {
-        let what = format!("has a node of [targets.{}]: they would be one cluster", other.name);
-        problems.add(place, &path.key("nodes"), what, "name the nodes of another cluster, or remove one");
-    }
+/// A section that was judged, with its place for what is found out later.
+struct Read<T> {
+    settings: T,
+    place: Place,
+    path: KeyPath,
 }
 
-/// Exactly one pipeline, for now.
-fn one_pipeline(
+fn read_pipelines(
     sections: Vec<(String, Section<'_>)>,
-    sources: &[String],
-    targets: &[String],
+    sources: &[(String, Section<'_>)],
+    targets: &[(String, Section<'_>)],
     problems: &mut Problems,
-) -> Option<pipeline::Named> {
-    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
-    let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
-    let mut first = None;
-    for (number, (name, section)) in sections.into_iter().enumerate() {
-        if number > 0 {
-            let fix = "run one process for each pipeline, each with a file and a data_dir of its own";
-            problems.add(
-                &section.place,
-                &section.path,
-                "is a second pipeline: Rowtide runs one for now",
-                fix,
-            );
-        }
-        let named = pipeline::read(&name, section, &sources, &targets, problems);
-        first = first.or(Some(named));
+) -> Vec<Named> {
+    fn names<'a>(sections: &'a [(String, Section<'_>)]) -> Vec<&'a str> {
+        sections.iter().map(|(name, _)| name.as_str()).collect()
     }
-    if first.is_none() {
+    let (sources, targets) = (names(sources), names(targets));
+    if sections.is_empty() {
         let path = KeyPath::default().key("pipelines");
         let fix = "add [pipelines.shop] with source, target and tables";
         problems.add(&Place::Line(1), &path, "there is no pipeline", fix);
     }
-    first
+    let read =
+        |(name, section): (String, Section<'_>)| pipeline::read(&name, section, &sources, &targets, problems);
+    sections.into_iter().map(read).collect()
+}
+
+/// What a pipeline needs of the memory beside its budget.
+fn load_of(named: &Named, sources: &[(String, Section<'_>)], targets: &[(String, Section<'_>)]) -> Load {
+    let source = sources.iter().find(|(name, _)| Some(name) == named.source.as_ref());
+    let readers = source.map_or(source::READERS_DEFAULT, |(_, section)| source::readers(section));
+    let is_used = |(name, _): &&(String, Section<'_>)| named.targets.contains(name);
+    let packed = targets.iter().filter(is_used).map(|(_, section)| target::packed_bytes(section)).sum();
+    Load { readers, copies: named.targets.len().max(1), packed_bytes: packed, share: named.share }
+}
+
+fn read_sources(
+    sections: Vec<(String, Section<'_>)>,
+    named: &[Named],
+    mut around: source::Around<'_>,
+    problems: &mut Problems,
+) -> Vec<Read<SourceSettings>> {
+    // Which one is meant where a name is missing or wrong cannot be told.
+    let any = named.is_empty() || named.iter().any(|named| named.source.is_none());
+    let world = around.world.clone();
+    let mut sources = Vec::new();
+    for (name, section) in sections {
+        let user = named.iter().find(|named| named.source.as_ref() == Some(&name));
+        if !judge_use(any || user.is_some(), &section, problems) {
+            continue;
+        }
+        let tables = user.iter().flat_map(|named| &named.pipeline.tables);
+        around.tables =
+            tables.map(|shape| TableSettings { name: shape.table.clone(), on_drop: shape.on_drop }).collect();
+        around.world = match user {
+            Some(user) if named.len() > 1 => telemetry::named(&world, &user.pipeline.name),
+            _ => world.clone(),
+        };
+        let (place, path) = (section.place.clone(), section.path.clone());
+        let read = source::read(&name, section, &around, problems);
+        sources.extend(read.map(|settings| Read { settings, place, path }));
+    }
+    sources
+}
+
+fn read_targets(
+    sections: Vec<(String, Section<'_>)>,
+    named: &[Named],
+    folder: &Path,
+    problems: &mut Problems,
+) -> Vec<Read<TargetSettings>> {
+    let any = named.is_empty() || named.iter().any(|named| named.targets.is_empty());
+    let mut targets = Vec::new();
+    for (name, section) in sections {
+        let is_used = any || named.iter().any(|named| named.targets.contains(&name));
+        if judge_use(is_used, &section, problems) {
+            let (place, path) = (section.place.clone(), section.path.clone());
+            let settings = target::read(&name, section, folder, problems);
+            targets.push(Read { settings, place, path });
+        }
+    }
+    targets
 }
 
 /// Names go into slot names, ids and headers.
@@ -225,7 +251,7 @@ fn judge_name(name: &str, section: &Section<'_>, problems: &mut Problems) {
 /// Whether a pipeline uses the section. What nobody uses is a slip, and nothing judges it.
 fn judge_use(used: bool, section: &Section<'_>, problems: &mut Problems) -> bool {
     if !used {
-        let fix = "remove it, or name it in the pipeline";
+        let fix = "remove it, or name it in a pipeline";
         problems.add(&section.place, &section.path, "is used by no pipeline", fix);
     }
     used

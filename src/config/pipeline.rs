@@ -43,6 +43,12 @@ pub(super) struct Named {
     pub(super) source: Option<String>,
     /// In the pipeline's order; empty when what it names is not there.
     pub(super) targets: Vec<String>,
+    /// Its part of the budget, among those of all.
+    pub(super) share: usize,
+    /// Where its source is named.
+    pub(super) source_place: (Place, KeyPath),
+    /// Where each table stands.
+    pub(super) table_places: Vec<(Place, KeyPath)>,
 }
 
 /// Where Rowtide keeps its own state in a target.
@@ -76,15 +82,19 @@ pub(super) fn read(
     targets: &[&str],
     problems: &mut Problems,
 ) -> Named {
+    let source_place = (section.place_of("source"), section.path.key("source"));
     let source = refer(&mut section, "source", sources, problems);
+    let share = section.number("share", 1..=100, 1, problems) as usize;
     let targets = read_targets(&mut section, targets, problems);
     let place = section.place.clone();
     let path = section.path.key("tables");
     let mut tables = Vec::new();
+    let mut table_places = Vec::new();
     let mut indices = BTreeSet::new();
     for (table, inner) in section.sections("tables", problems) {
         let index_place = inner.place.clone();
         let index_path = inner.path.key("index");
+        table_places.push((index_place.clone(), inner.path.clone()));
         let shape = read_table(&table, inner, problems);
         if !shape.index.is_empty()
             && !pattern::is_pattern(&shape.table)
@@ -106,7 +116,8 @@ pub(super) fn read(
         problems.add(&place, &path, "names no table", fix);
     }
     section.finish(problems);
-    Named { pipeline: PipelineSettings { name: name.to_owned(), tables }, source, targets }
+    let pipeline = PipelineSettings { name: name.to_owned(), tables };
+    Named { pipeline, source, targets, share, source_place, table_places }
 }
 
 /// A name of another section, which must be there.

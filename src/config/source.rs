@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 use sources::source::Source;
@@ -21,8 +22,8 @@ pub struct SourceSettings {
     pub name: String,
     /// Its `type`, as in `postgres`.
     pub kind: &'static str,
-    /// The source itself.
-    pub source: Box<dyn Source>,
+    /// The source itself; it outlives each run of its pipeline.
+    pub source: Arc<dyn Source>,
 }
 
 /// What a source is made with beside its own keys.
@@ -32,7 +33,7 @@ pub(super) struct Around<'a> {
     pub(super) environment: &'a Environment,
     pub(super) document_bytes_max: usize,
     pub(super) tables: Vec<TableSettings>,
-    pub(super) world: &'a SharedWorld,
+    pub(super) world: SharedWorld,
 }
 
 /// Reads a source's section and makes the source.
@@ -69,7 +70,9 @@ pub(super) fn read(
     }
     let mut told = Vec::new();
     match make_typed(name, *make, &keys, &section, around) {
-        Ok(source) => return Some(SourceSettings { name: name.to_owned(), kind, source }),
+        Ok(source) => {
+            return Some(SourceSettings { name: name.to_owned(), kind, source: source.into() });
+        }
         Err(problems) => told.extend(problems),
     }
     if told.is_empty() {
@@ -153,7 +156,7 @@ pub(super) fn readers(section: &Section<'_>) -> usize {
     .min(READERS_MAX)
 }
 
-const READERS_DEFAULT: usize = 2;
+pub(super) const READERS_DEFAULT: usize = 2;
 /// More is refused by the sources; here it only keeps the arithmetic small.
 const READERS_MAX: usize = 1 << 10;
 

@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 use sources::change::Table as SourceTable;
-use sources::source::{Checked, Reader, Resume, Source, SourceError, StatusSender};
+use sources::source::{Checked, Claim, Reader, Resume, Source, SourceError, StatusSender};
 use sources::world::{BoxFuture, RealWorld};
 use sources::{Problem as SourceProblem, Settings};
 
 use super::*;
 
 /// A source that judges like a real one: strict kinds, unknown keys refused, the password quoted.
-struct Fake;
+struct Fake(Option<String>);
 
 impl Source for Fake {
     fn check(&self) -> BoxFuture<'_, Result<Checked, SourceError>> {
         Box::pin(async { Ok(Checked::default()) })
+    }
+    fn claims(&self) -> Vec<Claim> {
+        self.0.iter().map(|slot| Claim { key: "slot", what: format!("the slot {slot}") }).collect()
     }
     fn tables(
         &self,
@@ -48,7 +51,10 @@ fn fake(settings: Settings, _world: SharedWorld) -> Result<Box<dyn Source>, Vec<
         }
     }
     match problems.is_empty() {
-        true => Ok(Box::new(Fake)),
+        true => {
+            let slot = settings.keys.get("slot").and_then(Json::as_str);
+            Ok(Box::new(Fake(slot.map(str::to_owned))))
+        }
         false => Err(problems),
     }
 }
@@ -130,14 +136,14 @@ fn a_good_file_gives_every_setting_with_its_default() {
     assert_eq!(config.memory.max_rss, 128 << 20);
     assert_eq!(config.memory.document_bytes_max, 4 << 20);
     assert_eq!(config.memory.budget_bytes, (128 - 24 - 28) * (1 << 20) / 4 * 3);
-    assert_eq!((config.source.name.as_str(), config.source.kind), ("shop", "fake"));
-    let target = &config.targets[0];
+    assert_eq!((config.pipelines[0].source.name.as_str(), config.pipelines[0].source.kind), ("shop", "fake"));
+    let target = &config.pipelines[0].targets[0];
     assert_eq!(target.nodes, ["http://127.0.0.1:9200"]);
     assert_eq!((target.lanes, target.bulk_bytes_max, target.bulk_count_max), (4, 5 << 20, 5_000));
     assert_eq!((target.linger, target.existing), (Duration::from_millis(20), Existing::Refuse));
     let Auth::Basic { username, password } = &target.auth else { panic!("{:?}", target.auth) };
     assert_eq!((username.as_str(), password.expose()), ("rowtide", "es-secret"));
-    let tables = &config.pipeline.tables;
+    let tables = &config.pipelines[0].settings.tables;
     assert_eq!(tables.len(), 2);
     assert_eq!(tables[0].table, "public.products", "the file's order is kept");
     assert_eq!(tables[0].columns, Some(vec!["id".to_owned(), "name".to_owned()]));
@@ -203,16 +209,14 @@ fn broken_toml_names_its_line() {
 }
 
 #[test]
-fn exactly_one_pipeline_runs_and_nothing_is_left_unused() {
-    let text = format!(
-        "{GOOD}[sources.other]\ntype = \"fake\"\n[pipelines.second]\nsource = \"shop\"\ntarget = \"search\"\n\
-         [pipelines.second.tables.\"public.c\"]\nindex = \"c\"\n"
-    );
+fn nothing_is_left_unused() {
+    let text = format!("{GOOD}[sources.other]\ntype = \"fake\"\n[targets.other]\n");
     assert_lines(
         &errors(&text, &[]),
         &[
             "rowtide.toml:30: sources.other: is used by no pipeline",
-            "rowtide.toml:32: pipelines.second: is a second pipeline: Rowtide runs one for now",
+            "    fix: remove it, or name it in a pipeline",
+            "rowtide.toml:32: targets.other: is used by no pipeline",
         ],
     );
 }
@@ -222,7 +226,7 @@ fn a_pipeline_may_have_several_targets() {
     let second = "[targets.second]\ntype = \"elasticsearch\"\nnodes = [\"http://b:1\"]\n";
     let several = |targets: &str| with("target = \"search\"", targets) + second;
     let config = load_good(&several("targets = [\"second\", \"search\"]"), &[]);
-    let names: Vec<&str> = config.targets.iter().map(|target| target.name.as_str()).collect();
+    let names: Vec<&str> = config.pipelines[0].targets.iter().map(|target| target.name.as_str()).collect();
     assert_eq!(names, ["second", "search"], "in the pipeline's order");
     assert!(config.memory.budget_bytes < load_good(GOOD, &[]).memory.budget_bytes);
 
@@ -265,7 +269,9 @@ fn an_unknown_source_names_those_there_are() {
 #[test]
 fn variables_are_filled_in_and_a_missing_one_is_a_problem() {
     let text = with("\"es-secret\"", "\"a${ONE}b$${TWO}c${ONE}\"");
-    let Auth::Basic { password, .. } = &load_good(&text, &[("ONE", "1")]).targets[0].auth else { panic!() };
+    let Auth::Basic { password, .. } = &load_good(&text, &[("ONE", "1")]).pipelines[0].targets[0].auth else {
+        panic!()
+    };
     assert_eq!(password.expose(), "a1b${TWO}c1");
     let found = errors(&text.replace("rowtide\"\n", "${OPEN\"\n"), &[]);
     assert_lines(
@@ -293,13 +299,16 @@ fn overrides_find_their_key_whatever_its_case_and_take_the_kind_it_wants() {
             ("ROWTIDE__DATA_DIR", "/var/lib/${NOT_A_VARIABLE}"),
         ],
     );
-    assert_eq!(config.targets[0].lanes, 8);
-    let Auth::Basic { password, .. } = &config.targets[0].auth else { panic!() };
+    assert_eq!(config.pipelines[0].targets[0].lanes, 8);
+    let Auth::Basic { password, .. } = &config.pipelines[0].targets[0].auth else { panic!() };
     assert_eq!(password.expose(), "0123", "text that looks like a number stays text");
-    assert_eq!(config.targets[0].nodes, ["http://a:1", "http://b:2"]);
+    assert_eq!(config.pipelines[0].targets[0].nodes, ["http://a:1", "http://b:2"]);
     assert_eq!(config.memory.budget_bytes, (128 - 24 - 32) * (1 << 20) / 4 * 3, "three readers");
-    assert_eq!(config.pipeline.tables[0].index, "goods");
-    assert_eq!(config.pipeline.tables[1].columns, Some(vec!["id".to_owned(), "mail".to_owned()]));
+    assert_eq!(config.pipelines[0].settings.tables[0].index, "goods");
+    assert_eq!(
+        config.pipelines[0].settings.tables[1].columns,
+        Some(vec!["id".to_owned(), "mail".to_owned()])
+    );
     assert_eq!(config.data_dir, Path::new("/var/lib/${NOT_A_VARIABLE}"));
 }
 
@@ -343,9 +352,15 @@ fn secrets_are_read_from_files_and_never_printed() {
         Ok(config) => config,
         Err(problems) => panic!("{}", listing(problems)),
     };
-    let Auth::ApiKey(key) = &config.targets[0].auth else { panic!("{:?}", config.targets[0].auth) };
+    let Auth::ApiKey(key) = &config.pipelines[0].targets[0].auth else {
+        panic!("{:?}", config.pipelines[0].targets[0].auth)
+    };
     assert_eq!(key.expose(), "api-secret");
-    assert!(!format!("{:?}", config.targets[0]).contains("secret"), "{:?}", config.targets[0]);
+    assert!(
+        !format!("{:?}", config.pipelines[0].targets[0]).contains("secret"),
+        "{:?}",
+        config.pipelines[0].targets[0]
+    );
     assert_eq!(key.to_string(), "***");
 
     std::fs::remove_file(folder.join("key")).unwrap();
@@ -377,9 +392,11 @@ fn logins_that_do_not_fit_together_are_refused() {
         &["rowtide.toml:15: targets.search.bearer_token: is given beside api_key"],
     );
     let config = load_good(&token("").replace("username = \"rowtide\"\n", ""), &[]);
-    let Auth::Bearer(bearer) = &config.targets[0].auth else { panic!("{:?}", config.targets[0].auth) };
+    let Auth::Bearer(bearer) = &config.pipelines[0].targets[0].auth else {
+        panic!("{:?}", config.pipelines[0].targets[0].auth)
+    };
     assert_eq!(bearer.expose(), "t0ken");
-    assert!(!format!("{:?}", config.targets[0].client_settings()).contains("t0ken"));
+    assert!(!format!("{:?}", config.pipelines[0].targets[0].client_settings()).contains("t0ken"));
     let found = errors(&with("http://127", "http://me:my-secret@127"), &[]);
     assert_lines(&found, &["rowtide.toml:13: targets.search.nodes[0]: holds a user or password"]);
     assert!(!found.contains("my-secret"), "{found}");
@@ -458,8 +475,11 @@ fn whom_to_trust_is_a_file_or_a_fingerprint_of_an_encrypted_node() {
             .replace("password = \"es-secret\"", &format!("password = \"p\"\n{keys}"))
     };
     let pinned = keys("https://es:9200", &format!("ca_fingerprint = \"{pin}\""));
-    assert!(matches!(load_good(&pinned, &[]).targets[0].trust, Trust::Pinned(_)));
-    assert!(matches!(load_good(&keys("https://es:9200", ""), &[]).targets[0].trust, Trust::System));
+    assert!(matches!(load_good(&pinned, &[]).pipelines[0].targets[0].trust, Trust::Pinned(_)));
+    assert!(matches!(
+        load_good(&keys("https://es:9200", ""), &[]).pipelines[0].targets[0].trust,
+        Trust::System
+    ));
     for (nodes, keys_given, key, what) in [
         (
             "http://es:9200",
@@ -497,10 +517,10 @@ fn compressed_copies_are_taken_off_the_budget() {
     let text = with("password = \"es-secret\"", "password = \"p\"\ngzip = true\nsniff = true");
     let (plain, packed) = (load_good(GOOD, &[]), load_good(&text, &[]));
     assert!(
-        packed.targets[0].gzip
-            && packed.targets[0].sniff
-            && !plain.targets[0].gzip
-            && !plain.targets[0].sniff
+        packed.pipelines[0].targets[0].gzip
+            && packed.pipelines[0].targets[0].sniff
+            && !plain.pipelines[0].targets[0].gzip
+            && !plain.pipelines[0].targets[0].sniff
     );
     let less = crate::target::elasticsearch::GZIP_BYTES_MAX / 4 * 3;
     assert_eq!(plain.memory.budget_bytes - packed.memory.budget_bytes, less);

@@ -22,7 +22,7 @@ use sources::source::{Continuity, Link, Resume, Source, SourceError, SourceStatu
 use sources::world::{SharedWorld, within};
 use tokio::sync::watch;
 
-use crate::config::{Config, PipelineSettings, TargetSettings};
+use crate::config::{PipelineConfig, PipelineSettings, TargetSettings};
 use crate::dead_letters::DeadLetters;
 use crate::lease::LeaseError;
 use crate::ledger::Counts;
@@ -50,8 +50,8 @@ pub(crate) use watcher::judge_odd;
 pub const END_LIMIT: Duration = Duration::from_secs(8);
 
 /// What a person does when the log between index and source is lost.
-pub(crate) const FILL_ANEW: &str =
-    "fill the index anew: empty data_dir and set existing = \"replace\" on the target";
+pub(crate) const FILL_ANEW: &str = "fill the index anew: empty data_dir and set existing = \"replace\" on the target \
+     (where data_dir serves other pipelines too: rowtide remove SOURCE --delete-index)";
 
 /// Why a pipeline ended other than by being told.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ pub struct Parts {
     /// The pipeline's name and its tables.
     pub settings: PipelineSettings,
     /// Where changes come from.
-    pub source: Box<dyn Source>,
+    pub source: Arc<dyn Source>,
     /// Where documents go: to each of them; never empty.
     pub targets: Vec<TargetParts>,
     /// Where checkpoints are kept.
@@ -125,31 +125,64 @@ pub struct TargetParts {
     pub letters: Arc<dyn DeadLetters>,
 }
 
-/// Runs the pipeline of a configuration until it is told to stop.
+/// What a pipeline is made of, again for each of its runs.
+pub struct Plan {
+    /// The pipeline's name and its tables.
+    pub settings: PipelineSettings,
+    /// Where changes come from. It remembers over the runs what it has emitted.
+    pub source: Arc<dyn Source>,
+    /// Where documents go; never empty.
+    pub targets: Vec<TargetSettings>,
+    /// The process's store.
+    pub store: Sqlite,
+    /// The pipeline's own share.
+    pub budget: Budget,
+    /// The most bytes that the dead letters of each target may hold on the disk.
+    pub letters_bytes: u64,
+}
+
+impl Plan {
+    /// The plan of a pipeline, whose process has so many targets in all.
+    pub fn new(config: PipelineConfig, store: Sqlite, targets: usize) -> Self {
+        let PipelineConfig { source, targets: writes, settings, budget_bytes } = config;
+        let budget = Budget::new(budget_bytes);
+        // As much as all lanes may have under way.
+        let under_way = |target: &TargetSettings| target.lanes.saturating_mul(target.bulk_bytes_max);
+        budget.keep_ahead(writes.iter().map(under_way).fold(0, usize::saturating_add));
+        let letters_bytes = DEAD_LETTERS_BYTES / targets.max(1) as u64;
+        Self { settings, source: source.source, targets: writes, store, budget, letters_bytes }
+    }
+
+    /// Connects nothing yet.
+    async fn parts(&self, world: &SharedWorld) -> Result<Parts, PipelineError> {
+        let mut targets = Vec::with_capacity(self.targets.len());
+        for (number, writes) in self.targets.iter().enumerate() {
+            let target = Elasticsearch::new(writes.client_settings(), world.clone()).map_err(refused)?;
+            if number == 0 {
+                self.store.name_letters(&self.settings.name, &writes.name).await?;
+            }
+            let owner = letters_of(&self.settings.name, &writes.name);
+            let letters = Arc::new(self.store.letters(&owner, self.letters_bytes).await?);
+            targets.push(TargetParts { writes: writes.clone(), target: Arc::new(target), letters });
+        }
+        Ok(Parts {
+            settings: self.settings.clone(),
+            source: self.source.clone(),
+            targets,
+            store: Arc::new(self.store.clone()),
+            budget: self.budget.clone(),
+        })
+    }
+}
+
+/// Runs a pipeline once until it is told to stop.
 pub async fn run(
-    config: Config,
+    plan: Arc<Plan>,
     world: SharedWorld,
     stop: Stop,
     status: watch::Sender<Status>,
 ) -> Result<(), PipelineError> {
-    let store = Arc::new(Sqlite::open(&config.data_dir, &world)?);
-    let budget = Budget::new(config.memory.budget_bytes);
-    // As much as all lanes may have under way.
-    let under_way = |target: &TargetSettings| target.lanes.saturating_mul(target.bulk_bytes_max);
-    budget.keep_ahead(config.targets.iter().map(under_way).fold(0, usize::saturating_add));
-    let _governor = crate::memory::govern(&world, budget.clone(), config.memory.max_rss);
-    let mut targets = Vec::with_capacity(config.targets.len());
-    let letters_bytes = DEAD_LETTERS_BYTES / config.targets.len().max(1) as u64;
-    for (number, writes) in config.targets.into_iter().enumerate() {
-        let target = Elasticsearch::new(writes.client_settings(), world.clone()).map_err(refused)?;
-        if number == 0 {
-            store.name_letters(&config.pipeline.name, &writes.name).await?;
-        }
-        let owner = letters_of(&config.pipeline.name, &writes.name);
-        let letters = Arc::new(store.letters(&owner, letters_bytes).await?);
-        targets.push(TargetParts { writes, target: Arc::new(target), letters });
-    }
-    let parts = Parts { settings: config.pipeline, source: config.source.source, targets, store, budget };
+    let parts = plan.parts(&world).await?;
     run_parts(parts, world, stop, status).await
 }
 

@@ -215,7 +215,7 @@ impl Run {
         let budget = Budget::new(self.plan.budget as usize);
         let parts = Parts {
             settings: PipelineSettings { name: "sim".to_owned(), tables: shapes() },
-            source: Box::new(source),
+            source: Arc::new(source),
             targets: std::iter::once(false).chain(several.then_some(true)).map(target).collect(),
             store: store(""),
             budget: budget.clone(),

@@ -71,7 +71,7 @@ fn what_is_written_is_a_configuration_with_the_mapping_beside_it() {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in:\n{text}");
     }
     let config = parsed(&text);
-    assert_eq!(config.pipeline.tables[0].rename, [("a.b".to_owned(), "a_b".to_owned())]);
+    assert_eq!(config.pipelines[0].settings.tables[0].rename, [("a.b".to_owned(), "a_b".to_owned())]);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_table_that_cannot_be_read_stands_commented_out_with_its_sql() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in:\n{text}");
     }
-    assert_eq!(parsed(&text).pipeline.tables.len(), 1);
+    assert_eq!(parsed(&text).pipelines[0].settings.tables.len(), 1);
 }
 
 proptest! {
@@ -98,7 +98,7 @@ proptest! {
         column in "[a\"\\\\.$\\{\\}#\\[\\]=' \n\r\t\u{1}\u{85}é]{1,12}",
     ) {
         let config = parsed(&text(vec![table(&name, &["id", &column]), table("other", &["id"])]));
-        prop_assert_eq!(config.pipeline.tables.len(), 2);
-        prop_assert_eq!(&config.pipeline.tables[0].table, &table(&name, &[]).name);
+        prop_assert_eq!(config.pipelines[0].settings.tables.len(), 2);
+        prop_assert_eq!(&config.pipelines[0].settings.tables[0].table, &table(&name, &[]).name);
     }
 }

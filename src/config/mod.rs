@@ -8,6 +8,7 @@
 //! Guarantees: a [`Config`] is valid; a key that nobody knows is refused; everything that is wrong is
 //! said at once, each with file, line, key and fix; no message holds a secret.
 
+mod dead_letters;
 mod environment;
 mod index;
 #[cfg(test)]
@@ -48,6 +49,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What the process may hold.
     pub memory: Memory,
+    /// The most bytes that the dead letters of the pipeline may hold on the disk, each target's an equal part.
+    pub dead_letters_bytes: u64,
     /// Where changes come from.
     pub source: SourceSettings,
     /// Where documents go: to each of them, in the pipeline's order; never empty.
@@ -103,6 +106,7 @@ fn judge(
     let mut section = Section::new(KeyPath::default(), Place::Line(1), root);
     let data_dir = section.required_text("data_dir", "rowtide-data", problems);
     let memory_section = section.section("memory", problems);
+    let letters_section = section.section("dead_letters", problems);
     let source_sections = section.sections("sources", problems);
     let target_sections = section.sections("targets", problems);
     let pipeline_sections = section.sections("pipelines", problems);
@@ -121,6 +125,7 @@ fn judge(
     let copies = named.as_ref().map_or(1, |named| named.targets.len().max(1));
     let packed = target_sections.iter().map(|(_, section)| target::packed_bytes(section)).sum();
     let memory = memory::read(memory_section, readers, copies, packed, problems);
+    let dead_letters_bytes = dead_letters::read(letters_section, problems);
 
     let tables_of = |source: &str| match &named {
         Some(named) if named.source.as_deref() == Some(source) => named
@@ -161,6 +166,7 @@ fn judge(
     Some(Config {
         data_dir: folder.join(data_dir?),
         memory,
+        dead_letters_bytes,
         source: source?,
         targets,
         pipeline: named?.pipeline,

@@ -28,7 +28,7 @@ use crate::lease::LeaseError;
 use crate::ledger::Counts;
 use crate::retry::{Halt, backoff};
 use crate::status::{State, Status};
-use crate::store::{Sqlite, Store, StoreError, letters_of};
+use crate::store::{LetterLimits, Sqlite, Store, StoreError, letters_of};
 use crate::target::elasticsearch::Elasticsearch;
 use crate::target::{Target, TargetError};
 
@@ -98,9 +98,6 @@ pub(crate) fn judge_source(error: SourceError) -> SourceEnd {
 /// Between a change of the tables and the new start.
 const TABLES_CHANGED_PAUSE: Duration = Duration::from_millis(200);
 
-/// The most bytes that dead letters may hold on the disk.
-const DEAD_LETTERS_BYTES: u64 = 256 << 20;
-
 /// What a pipeline is made of. [`run`] makes it of a configuration; a simulation brings models.
 pub struct Parts {
     /// The pipeline's name and its tables.
@@ -139,14 +136,14 @@ pub async fn run(
     budget.keep_ahead(config.targets.iter().map(under_way).fold(0, usize::saturating_add));
     let _governor = crate::memory::govern(&world, budget.clone(), config.memory.max_rss);
     let mut targets = Vec::with_capacity(config.targets.len());
-    let letters_bytes = DEAD_LETTERS_BYTES / config.targets.len().max(1) as u64;
+    let limits = LetterLimits::of_each(config.targets.len(), config.dead_letters_bytes, &budget);
     for (number, writes) in config.targets.into_iter().enumerate() {
         let target = Elasticsearch::new(writes.client_settings(), world.clone()).map_err(refused)?;
         if number == 0 {
             store.name_letters(&config.pipeline.name, &writes.name).await?;
         }
         let owner = letters_of(&config.pipeline.name, &writes.name);
-        let letters = Arc::new(store.letters(&owner, letters_bytes).await?);
+        let letters = Arc::new(store.letters(&owner, limits, &budget).await.map_err(Halt::from)?);
         targets.push(TargetParts { writes, target: Arc::new(target), letters });
     }
     let parts = Parts { settings: config.pipeline, source: config.source.source, targets, store, budget };

@@ -190,14 +190,14 @@ async fn nothing_is_sent_when_somebody_else_has_the_lease() {
     rig.memory.on_bulk(|_| Fault::not_executed());
     let memory = rig.memory.clone();
     // Somebody takes the state document away after the first try.
-    let taking = tokio::spawn(async move {
+    let taking = async move {
         while memory.requests().is_empty() {
             tokio::task::yield_now().await;
         }
         memory.drop_state("shop");
-    });
-    let halt = rig.run(u64::MAX).await.unwrap_err();
+    };
+    let (ran, ()) = tokio::join!(rig.run(u64::MAX), taking);
+    let halt = ran.unwrap_err();
     assert_eq!((halt.state, rig.left().await.len()), ("lease-lost", 1));
-    taking.await.unwrap();
     assert!(rig.memory.documents("products").is_empty());
 }

@@ -178,6 +178,16 @@ impl Budget {
         Ok(charge)
     }
 
+    /// Charges at once, above the limit if need be, what must be remembered and cannot be waited for: whoever
+    /// would have to wait holds what others wait for. The caller bounds it, to a small part of the budget. Like
+    /// what is set aside, it is no item that will end.
+    pub fn remember(&self, bytes: usize) -> Charge {
+        let mut state = self.lock();
+        state.add(Class::Log, bytes);
+        state.standing += bytes;
+        Charge { budget: self.clone(), log: bytes, read: 0, standing: bytes, ahead: 0 }
+    }
+
     /// An empty charge, to merge others into.
     pub fn nothing(&self) -> Charge {
         Charge::new(self.clone(), Class::Log, 0)

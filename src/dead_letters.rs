@@ -52,6 +52,16 @@ pub enum DeadLetterError {
         /// The most that may be held.
         limit: u64,
     },
+    /// Their places do not fit into their part of the memory.
+    #[error(
+        "the places of {letters} dead letters do not fit into the {limit} bytes of memory that are theirs"
+    )]
+    Crowded {
+        /// How many there are with the one that was refused.
+        letters: u64,
+        /// The most memory that their places may take.
+        limit: usize,
+    },
     /// The store failed.
     #[error("keep dead letters: {reason}")]
     Store {
@@ -63,9 +73,16 @@ pub enum DeadLetterError {
 impl From<DeadLetterError> for Halt {
     fn from(error: DeadLetterError) -> Self {
         let (state, hint) = match &error {
-            DeadLetterError::Full { .. } => {
-                ("dead-letters-full", "look at their reasons: most likely the mapping does not fit the table")
-            }
+            DeadLetterError::Full { .. } => (
+                "dead-letters-full",
+                "look at their reasons (rowtide dead-letters list): most likely the mapping does not fit the table; \
+                 mend it and retry them, drop them, or raise dead_letters.max_bytes",
+            ),
+            DeadLetterError::Crowded { .. } => (
+                "dead-letters-full",
+                "look at their reasons (rowtide dead-letters list), mend the cause and retry them, drop them, or \
+                 raise memory.max_rss",
+            ),
             DeadLetterError::Store { .. } => {
                 ("store-failed", "look at the data directory: its disk may be full")
             }

@@ -78,7 +78,9 @@ fn read_store(folder: &Path) {
             assert_eq!(saved.owner, store.owner());
             assert_eq!(saved.resume().is_some(), saved.position.is_some());
         }
-        if let Ok(letters) = store.letters("shop", 1 << 20).await {
+        let budget = sources::budget::Budget::new(8 << 20);
+        let limits = crate::store::LetterLimits::of_each(1, 1 << 20, &budget);
+        if let Ok(letters) = store.letters("shop", limits, &budget).await {
             let count = letters.count();
             if let Ok(listed) = letters.list(100).await {
                 assert!(listed.len() as u64 <= count.max(100));

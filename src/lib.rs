@@ -11,6 +11,7 @@ pub mod lease;
 pub mod ledger;
 pub mod memory;
 pub mod pipeline;
+pub mod resend;
 pub mod retry;
 pub mod shape;
 pub mod status;

@@ -26,6 +26,7 @@ mod contract_postgres_17;
 #[path = "contract/targets.rs"]
 mod contract_targets;
 mod control;
+mod dead_letters;
 mod docker_files;
 mod failover;
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]

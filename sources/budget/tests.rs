@@ -320,3 +320,19 @@ async fn what_is_set_aside_does_not_count_as_an_item_under_way() {
     assert!(granted(&mut reserve(&budget, Class::Log, 100)).is_none());
     drop(one);
 }
+
+/// What is remembered is charged whatever is held, keeps new items out, and lets the log pass beside it.
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_is_charged_at_once_and_starves_nobody() {
+    let budget = Budget::new(1000);
+    let held = budget.reserve(Class::Log, 500).await.unwrap();
+    let more = budget.reserve(Class::Log, 450).await.unwrap();
+    let remembered = budget.remember(100);
+    assert_eq!((remembered.bytes(), budget.used()), (100, 1050));
+    assert!(granted(&mut reserve(&budget, Class::Log, 10)).is_none(), "there is no room");
+    drop((held, more));
+    budget.set_limit(1);
+    let one = now(&budget, Class::Log, 400);
+    drop((one, remembered));
+    assert_eq!(budget.used(), 0);
+}

@@ -2,6 +2,7 @@
 
 mod bars;
 mod check;
+mod dead_letters;
 mod init;
 mod remove;
 mod report;
@@ -37,6 +38,8 @@ enum Command {
     Check(CheckArgs),
     /// Takes down what a retired source holds: slot, publication, state, and the index if told so
     Remove(RemoveArgs),
+    /// Lists, shows, sends again or deletes the documents that an index refused
+    DeadLetters(dead_letters::DeadLettersArgs),
 }
 
 #[derive(Args, Debug)]
@@ -109,6 +112,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Check(args) => execute_check(&args),
         Command::Init(args) => with_runtime(init::init(&args, RealWorld::shared())),
         Command::Remove(args) => execute_remove(&args),
+        Command::DeadLetters(args) => dead_letters::execute(args),
     }
     .into()
 }

@@ -102,7 +102,8 @@ fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Task), Stor
         all => info!(version, budget_bytes, pipelines = all.len(), "rowtide starts"),
     }
     let store = Sqlite::open(&config.data_dir, world)?;
-    let targets = config.pipelines.iter().map(|one| one.targets.len()).sum();
+    let targets = config.pipelines.iter().map(|one| one.targets.len()).sum::<usize>().max(1);
+    let letters_bytes = config.dead_letters_bytes / targets as u64;
     let mut budgets = Vec::with_capacity(config.pipelines.len());
     let mut works = Vec::with_capacity(config.pipelines.len());
     for one in config.pipelines {
@@ -113,7 +114,7 @@ fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Task), Stor
                 .in_scope(|| info!({ field::SOURCE } = source, budget_bytes = share, "the pipeline starts"));
         }
         let world = if several { telemetry::named(world, &name) } else { world.clone() };
-        let plan = Plan::new(one, store.clone(), targets);
+        let plan = Plan::new(one, store.clone(), letters_bytes);
         budgets.push(plan.budget.clone());
         works.push(supervisor::work(plan, source, world));
     }

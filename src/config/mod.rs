@@ -8,6 +8,7 @@
 //! Guarantees: a [`Config`] is valid; a key that nobody knows is refused; everything that is wrong is
 //! said at once, each with file, line, key and fix; no message holds a secret.
 
+mod dead_letters;
 mod environment;
 mod index;
 #[cfg(test)]
@@ -54,6 +55,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What the process may hold.
     pub memory: Memory,
+    /// The most bytes that all dead letters of the process may hold on the disk, those of each target of each
+    /// pipeline an equal part.
+    pub dead_letters_bytes: u64,
     /// What runs in it, in the file's order; never empty. No two read one source or write one index.
     pub pipelines: Vec<PipelineConfig>,
 }
@@ -117,6 +121,7 @@ fn judge(
     let mut section = Section::new(KeyPath::default(), Place::Line(1), root);
     let data_dir = section.required_text("data_dir", "rowtide-data", problems);
     let memory_section = section.section("memory", problems);
+    let letters_section = section.section("dead_letters", problems);
     let source_sections = section.sections("sources", problems);
     let target_sections = section.sections("targets", problems);
     let pipeline_sections = section.sections("pipelines", problems);
@@ -137,6 +142,7 @@ fn judge(
         tables: Vec::new(),
         world: world.clone(),
     };
+    let dead_letters_bytes = dead_letters::read(letters_section, problems);
     let mut sources = read_sources(source_sections, &named, around, problems);
     let targets = read_targets(target_sections, &named, folder, problems);
     several::judge(&named, &sources, &targets, problems);
@@ -152,7 +158,7 @@ fn judge(
         }
         pipelines.push(PipelineConfig { source, targets, settings: named.pipeline, budget_bytes });
     }
-    Some(Config { data_dir: folder.join(data_dir?), memory, pipelines })
+    Some(Config { data_dir: folder.join(data_dir?), memory, dead_letters_bytes, pipelines })
 }
 
 /// A section that was judged, with its place for what is found out later.

@@ -525,3 +525,22 @@ fn compressed_copies_are_taken_off_the_budget() {
     let less = crate::target::elasticsearch::GZIP_BYTES_MAX / 4 * 3;
     assert_eq!(plain.memory.budget_bytes - packed.memory.budget_bytes, less);
 }
+
+#[test]
+fn dead_letters_have_a_bound_with_its_unit() {
+    assert_eq!(load_good(GOOD, &[]).dead_letters_bytes, 256 << 20);
+    let text = |line: &str| format!("{GOOD}\n[dead_letters]\n{line}\n");
+    assert_eq!(load_good(&text("max_bytes = \"1GiB\""), &[]).dead_letters_bytes, 1 << 30);
+    let from_outside = [("ROWTIDE__DEAD_LETTERS__MAX_BYTES", "64KiB")];
+    assert_eq!(load_good(GOOD, &from_outside).dead_letters_bytes, 64 << 10);
+    for (line, wanted) in [
+        ("max_bytes = 5", "dead_letters.max_bytes: must be a size in quotes, not a whole number"),
+        ("max_bytes = \"5\"", "dead_letters.max_bytes: \"5\" is not a size"),
+        ("max_bytes = \"63KiB\"", "dead_letters.max_bytes: is out of range\n    fix: from \"64KiB\" to"),
+        ("max_bytes = \"1025GiB\"", "dead_letters.max_bytes: is out of range"),
+        ("bytes = \"1GiB\"", "dead_letters.bytes: unknown key\n    fix: "),
+    ] {
+        let found = errors(&text(line), &[]);
+        assert!(found.contains(wanted), "{line}: {found}");
+    }
+}

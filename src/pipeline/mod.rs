@@ -28,7 +28,7 @@ use crate::lease::LeaseError;
 use crate::ledger::Counts;
 use crate::retry::{Halt, backoff};
 use crate::status::{State, Status};
-use crate::store::{Sqlite, Store, StoreError, letters_of};
+use crate::store::{LetterLimits, Sqlite, Store, StoreError, letters_of};
 use crate::target::elasticsearch::Elasticsearch;
 use crate::target::{Target, TargetError};
 
@@ -98,9 +98,6 @@ pub(crate) fn judge_source(error: SourceError) -> SourceEnd {
 /// Between a change of the tables and the new start.
 const TABLES_CHANGED_PAUSE: Duration = Duration::from_millis(200);
 
-/// The most bytes that dead letters may hold on the disk.
-const DEAD_LETTERS_BYTES: u64 = 256 << 20;
-
 /// What a pipeline is made of. [`run`] makes it of a configuration; a simulation brings models.
 pub struct Parts {
     /// The pipeline's name and its tables.
@@ -137,20 +134,21 @@ pub struct Plan {
     pub store: Sqlite,
     /// The pipeline's own share.
     pub budget: Budget,
-    /// The most bytes that the dead letters of each target may hold on the disk.
-    pub letters_bytes: u64,
+    /// What the dead letters of each target may hold.
+    pub letters: LetterLimits,
 }
 
 impl Plan {
-    /// The plan of a pipeline, whose process has so many targets in all.
-    pub fn new(config: PipelineConfig, store: Sqlite, targets: usize) -> Self {
+    /// The plan of a pipeline; `letters_bytes` is what the dead letters of each of its targets may hold on the disk.
+    pub fn new(config: PipelineConfig, store: Sqlite, letters_bytes: u64) -> Self {
         let PipelineConfig { source, targets: writes, settings, budget_bytes } = config;
         let budget = Budget::new(budget_bytes);
         // As much as all lanes may have under way.
         let under_way = |target: &TargetSettings| target.lanes.saturating_mul(target.bulk_bytes_max);
         budget.keep_ahead(writes.iter().map(under_way).fold(0, usize::saturating_add));
-        let letters_bytes = DEAD_LETTERS_BYTES / targets.max(1) as u64;
-        Self { settings, source: source.source, targets: writes, store, budget, letters_bytes }
+        let all_bytes = letters_bytes.saturating_mul(writes.len() as u64);
+        let letters = LetterLimits::of_each(writes.len(), all_bytes, &budget);
+        Self { settings, source: source.source, targets: writes, store, budget, letters }
     }
 
     /// Connects nothing yet.
@@ -162,7 +160,8 @@ impl Plan {
                 self.store.name_letters(&self.settings.name, &writes.name).await?;
             }
             let owner = letters_of(&self.settings.name, &writes.name);
-            let letters = Arc::new(self.store.letters(&owner, self.letters_bytes).await?);
+            let letters = self.store.letters(&owner, self.letters, &self.budget).await.map_err(Halt::from)?;
+            let letters = Arc::new(letters);
             targets.push(TargetParts { writes: writes.clone(), target: Arc::new(target), letters });
         }
         Ok(Parts {

@@ -29,7 +29,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use patterns::resolve;
+pub use patterns::{alias_of, resolve};
 use plan::{ID_BYTES_MAX, Missing, Plan};
 
 /// Why rows of a table cannot become documents.

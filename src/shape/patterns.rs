@@ -29,6 +29,11 @@ pub fn resolve(shapes: &[TableShape], tables: &[Arc<Table>]) -> Result<Vec<Table
     Ok(resolved)
 }
 
+/// The alias of a table's documents; `None` when no section of the pipeline names the table.
+pub fn alias_of(shapes: &[TableShape], table: &str) -> Option<String> {
+    of(shapes, table).ok().map(|shape| shape.index)
+}
+
 /// The shape of one table.
 pub(super) fn of(shapes: &[TableShape], name: &str) -> Result<TableShape, ShapeError> {
     if let Some(exact) = shapes.iter().find(|shape| shape.table == name) {

@@ -3,22 +3,45 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashMap;
 use rusqlite::{Connection, OptionalExtension, params};
+use sources::budget::Budget;
 use sources::position::Version;
 use sources::world::BoxFuture;
 
 use super::StoreError;
+use super::places::Places;
 use super::sqlite::Sqlite;
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 
-/// What a letter costs beside its texts: its row, its place in SQLite's index and here. Generous, so
-/// that the limit also bounds the memory: 256 MiB are at most 262,144 letters, 4 MiB of places.
+/// What a letter costs beside its texts: its row and its place in SQLite's index. Generous, so that the limit on
+/// the disk also bounds the memory of their places ([`Places`]): 256 MiB are at most 262,144 letters.
 const LETTER_BYTES: u64 = 1024;
+/// The part of the byte budget that the places of all letters may take.
+const MEMORY_PART: usize = 8;
+/// Letters that one statement removes, since it holds what it says of each.
+const REMOVED_AT_ONCE: usize = 1000;
 
 /// Under what name the dead letters of a pipeline's target are kept: neither name has a slash.
 pub fn letters_of(pipeline: &str, target: &str) -> String {
     format!("{pipeline}/{target}")
+}
+
+/// What the letters of one target may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetterLimits {
+    /// Bytes on the disk.
+    pub disk_bytes: u64,
+    /// Bytes of memory for their places.
+    pub memory_bytes: usize,
+}
+
+impl LetterLimits {
+    /// Of each of `targets`, which have `disk_bytes` and this budget together.
+    pub fn of_each(targets: usize, disk_bytes: u64, budget: &Budget) -> Self {
+        let targets = targets.max(1);
+        let memory_bytes = budget.full_limit() / MEMORY_PART / targets;
+        Self { disk_bytes: disk_bytes / targets as u64, memory_bytes }
+    }
 }
 
 /// The dead letters of one target of a pipeline.
@@ -29,10 +52,9 @@ pub struct Letters {
     held: Mutex<Held>,
 }
 
-#[derive(Default)]
 struct Held {
-    /// How many letters have a place with this hash. A false hit costs a look into the store.
-    places: HashMap<u64, u32>,
+    /// A false hit, by an equal hash, costs a look into the store.
+    places: Places,
     bytes: u64,
 }
 
@@ -54,22 +76,30 @@ pub struct ListedLetter {
 }
 
 impl Letters {
-    pub(super) async fn open(store: Sqlite, pipeline: &str, limit_bytes: u64) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        store: Sqlite,
+        pipeline: &str,
+        limits: LetterLimits,
+        budget: &Budget,
+    ) -> Result<Self, DeadLetterError> {
+        let mut held = Held { places: Places::new(budget, limits.memory_bytes), bytes: 0 };
         let name = pipeline.to_owned();
         let load = move |connection: &mut Connection| {
             let select = "SELECT index_name, id, held_bytes FROM dead_letters WHERE pipeline = ?1";
             let mut statement = connection.prepare(select)?;
             let mut rows = statement.query([name])?;
-            let mut held = Held::default();
             while let Some(row) = rows.next()? {
                 let (index, id, bytes): (String, Vec<u8>, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                *held.places.entry(place(&index, &id)).or_default() += 1;
+                if let Err(full) = held.places.add(place(&index, &id)) {
+                    return Ok(Err(full));
+                }
                 held.bytes = held.bytes.saturating_add(bytes);
             }
-            Ok(held)
+            Ok(Ok(held))
         };
-        let held = store.run("load the dead letters", load).await?;
-        Ok(Self { store, pipeline: pipeline.into(), limit_bytes, held: Mutex::new(held) })
+        let loaded = store.run("load the dead letters", load).await;
+        let held = loaded.map_err(|error| DeadLetterError::Store { reason: error.to_string() })??;
+        Ok(Self { store, pipeline: pipeline.into(), limit_bytes: limits.disk_bytes, held: Mutex::new(held) })
     }
 
     /// Bytes that all letters hold on the disk.
@@ -79,7 +109,7 @@ impl Letters {
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.held().places.values().map(|&count| u64::from(count)).sum()
+        self.held().places.len() as u64
     }
 
     /// The oldest ones, at most `limit`.
@@ -119,7 +149,7 @@ impl Letters {
         // Known before it is durable: at worst a change of the place looks into the store in vain.
         {
             let mut held = self.held();
-            *held.places.entry(place).or_default() += 1;
+            held.places.add(place)?;
             held.bytes = held.bytes.saturating_add(new_bytes);
         }
         let keep = move |connection: &mut Connection| {
@@ -172,22 +202,29 @@ impl Letters {
     }
 
     async fn end_all(&self, index: &str, version: Version) -> Result<(), DeadLetterError> {
-        let (pipeline, name) = (self.pipeline.to_string(), index.to_owned());
-        let end = move |connection: &mut Connection| {
-            let delete = "DELETE FROM dead_letters WHERE pipeline = ?1 AND index_name = ?2 AND version <= ?3
-                          RETURNING id, held_bytes";
-            let mut statement = connection.prepare_cached(delete)?;
-            let ended = statement.query_map(params![pipeline, name, version.get()], |row| {
-                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, u64>(1)?))
-            })?;
-            ended.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let ended = self.store.run("end a table's dead letters", end).await;
-        let ended = ended.map_err(|error| DeadLetterError::Store { reason: error.to_string() })?;
-        for (id, bytes) in ended {
-            self.forget(place(index, &id), Some(bytes));
+        loop {
+            let (pipeline, name) = (self.pipeline.to_string(), index.to_owned());
+            let end = move |connection: &mut Connection| {
+                let delete = "DELETE FROM dead_letters WHERE rowid IN (
+                                  SELECT rowid FROM dead_letters
+                                  WHERE pipeline = ?1 AND index_name = ?2 AND version <= ?3 LIMIT ?4)
+                              RETURNING id, held_bytes";
+                let mut statement = connection.prepare_cached(delete)?;
+                let chosen = params![pipeline, name, version.get(), REMOVED_AT_ONCE];
+                let ended = statement.query_map(chosen, |row| {
+                    Ok((place(&name, &row.get::<_, Vec<u8>>(0)?), row.get::<_, u64>(1)?))
+                })?;
+                ended.collect::<rusqlite::Result<Vec<_>>>()
+            };
+            let ended = self.store.run("end a table's dead letters", end).await;
+            let ended = ended.map_err(|error| DeadLetterError::Store { reason: error.to_string() })?;
+            for &(place, bytes) in &ended {
+                self.forget(place, Some(bytes));
+            }
+            if ended.len() < REMOVED_AT_ONCE {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Takes a letter of `bytes` out of what is known, if there was one.
@@ -195,12 +232,7 @@ impl Letters {
         let Some(bytes) = bytes else { return };
         let mut held = self.held();
         held.bytes = held.bytes.saturating_sub(bytes);
-        if let Some(count) = held.places.get_mut(&place) {
-            *count -= 1;
-            if *count == 0 {
-                held.places.remove(&place);
-            }
-        }
+        held.places.remove(place);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -236,7 +268,7 @@ impl DeadLetters for Letters {
     }
 
     fn holds(&self, index: &str, id: &[u8]) -> bool {
-        self.held().places.contains_key(&place(index, id))
+        self.held().places.contains(place(index, id))
     }
 
     fn superseded<'a>(

@@ -10,12 +10,14 @@
 //! data directory at a time; a format that this program does not know is refused and left as it is.
 //! Relies on a file system that keeps what it has synchronised.
 
+mod chosen;
 mod data_dir;
 mod forget;
 mod letters;
+mod places;
 mod sqlite;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
@@ -25,8 +27,9 @@ use sources::world::BoxFuture;
 
 use crate::retry::Halt;
 
+pub use chosen::{Choice, KeptLetter, Sum};
 pub use forget::Kept;
-pub use letters::{Letters, ListedLetter, letters_of};
+pub use letters::{LetterLimits, Letters, ListedLetter, letters_of};
 pub use sqlite::{FORMAT, Sqlite};
 
 /// What is kept of a pipeline.

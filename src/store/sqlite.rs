@@ -13,14 +13,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use sources::budget::Budget;
 use sources::position::Position;
 use sources::world::{BoxFuture, SharedWorld};
 use tokio::sync::oneshot;
 
-use super::data_dir::{self, DATABASE_FILE};
-use super::letters::{Letters, letters_of};
+use super::data_dir::{self, DATABASE_FILE, Lock};
+use super::letters::{LetterLimits, Letters, letters_of};
 use super::{Saved, Store, StoreError};
+use crate::dead_letters::DeadLetterError;
 
 /// The newest format of the file that this program knows; it is raised with each change of the
 /// schema, and older ones are brought up.
@@ -92,7 +94,35 @@ impl Sqlite {
     pub fn open(data_dir: &Path, world: &SharedWorld) -> Result<Self, StoreError> {
         let lock = data_dir::take(data_dir)?;
         let file = data_dir.join(DATABASE_FILE);
-        let (mut connection, owner) = connect(&file, world.random())?;
+        let (connection, owner) = connect(&file, world.random())?;
+        Self::start(connection, owner, Some(lock), data_dir, world)
+    }
+
+    /// Opens the store to look into it, beside a process that may have it: nothing is made, changed or locked,
+    /// and whatever would change it fails. `None` where there is no store.
+    pub fn look(data_dir: &Path, world: &SharedWorld) -> Result<Option<Self>, StoreError> {
+        let file = data_dir.join(DATABASE_FILE);
+        if !file.exists() {
+            return Ok(None);
+        }
+        let failed = |error| StoreError::Sqlite { context: "open the store", error };
+        // In WAL mode a reader never waits for the writer, nor the writer for it.
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&file, flags).map_err(failed)?;
+        connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
+        judge_format(&connection, &file)?;
+        let select = "SELECT value FROM meta WHERE key = 'owner'";
+        let owner = connection.query_row(select, [], |row| row.get(0)).map_err(failed)?;
+        Self::start(connection, owner, None, data_dir, world).map(Some)
+    }
+
+    fn start(
+        mut connection: Connection,
+        owner: String,
+        lock: Option<Lock>,
+        data_dir: &Path,
+        world: &SharedWorld,
+    ) -> Result<Self, StoreError> {
         let (jobs, work) = mpsc::channel::<Job>();
         // Not through World: SQLite blocks, and a simulation brings a store of its own.
         let thread = std::thread::Builder::new().name("rowtide-store".to_owned()).spawn(move || {
@@ -124,10 +154,15 @@ impl Sqlite {
         &self.owner
     }
 
-    /// The dead letters of a pipeline's target, by [`letters_of`]; together they may hold
-    /// `limit_bytes` on the disk.
-    pub async fn letters(&self, owner: &str, limit_bytes: u64) -> Result<Letters, StoreError> {
-        Letters::open(self.clone(), owner, limit_bytes).await
+    /// The dead letters of a pipeline's target, by [`letters_of`]; what they hold in memory is charged to
+    /// `budget`.
+    pub async fn letters(
+        &self,
+        owner: &str,
+        limits: LetterLimits,
+        budget: &Budget,
+    ) -> Result<Letters, DeadLetterError> {
+        Letters::open(self.clone(), owner, limits, budget).await
     }
 
     /// Gives the dead letters that were kept without a target's name, before format 3, to this target.
@@ -168,11 +203,7 @@ fn connect(file: &PathBuf, random: u64) -> Result<(Connection, String), StoreErr
     // A person may be looking into it with another program.
     connection.busy_timeout(Duration::from_secs(10)).map_err(failed("open the store"))?;
     // The format first: a file that is not understood is left untouched.
-    if let Some(found) = format_of(&connection).map_err(failed("read the store's format"))?
-        && found > FORMAT
-    {
-        return Err(StoreError::Newer { path: file.display().to_string(), found, known: FORMAT });
-    }
+    judge_format(&connection, file)?;
     // synchronous FULL: a checkpoint is durable before it is acknowledged (law 4). The cache is small,
     // since it lies outside of the budget.
     connection
@@ -180,6 +211,17 @@ fn connect(file: &PathBuf, random: u64) -> Result<(Connection, String), StoreErr
         .map_err(failed("set up the store"))?;
     let owner = set_up(&mut connection, random).map_err(failed("set up the store"))?;
     Ok((connection, owner))
+}
+
+/// Refuses what a newer program made.
+fn judge_format(connection: &Connection, file: &Path) -> Result<(), StoreError> {
+    let failed = |error| StoreError::Sqlite { context: "read the store's format", error };
+    match format_of(connection).map_err(failed)? {
+        Some(found) if found > FORMAT => {
+            Err(StoreError::Newer { path: file.display().to_string(), found, known: FORMAT })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The file's format; `None` for a new file.

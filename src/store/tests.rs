@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use rusqlite::Connection;
+use sources::budget::Budget;
 use sources::position::{Position, Version};
 use sources::world::RealWorld;
 
@@ -14,10 +15,10 @@ use super::*;
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 
 /// A directory of the test's own, removed at its end.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("rowtide-store-{}-{number}", std::process::id()));
@@ -25,7 +26,7 @@ impl Folder {
         Self(path)
     }
 
-    fn open(&self) -> Result<Sqlite, StoreError> {
+    pub(crate) fn open(&self) -> Result<Sqlite, StoreError> {
         Sqlite::open(&self.0, &RealWorld::shared())
     }
 }
@@ -34,6 +35,12 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _best_effort = std::fs::remove_dir_all(&self.0);
     }
+}
+
+const LIMITS: LetterLimits = LetterLimits { disk_bytes: 1 << 20, memory_bytes: 1 << 20 };
+
+fn budget() -> Budget {
+    Budget::new(8 << 20)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -215,7 +222,7 @@ async fn open_fixture(fixture: &str, written: Option<BTreeMap<String, String>>) 
     assert_eq!((saved.clean, saved.identity.as_deref()), (true, Some("7301234567890123456/1")));
     assert_eq!(saved.indices, written);
     store.name_letters("shop", "search").await.unwrap();
-    let letters = store.letters(&letters_of("shop", "search"), 1 << 20).await.unwrap();
+    let letters = store.letters(&letters_of("shop", "search"), LIMITS, &budget()).await.unwrap();
     assert!(letters.holds("products", b"42"));
     let listed = letters.list(10).await.unwrap();
     assert_eq!((listed.len(), listed[0].version.get(), listed[0].bytes), (1, 81, 20));
@@ -228,7 +235,7 @@ async fn open_fixture(fixture: &str, written: Option<BTreeMap<String, String>>) 
 async fn a_dead_letter_is_kept_until_a_later_change_of_its_place() {
     let folder = Folder::new();
     let store = folder.open().unwrap();
-    let letters = store.letters("shop", 1 << 20).await.unwrap();
+    let letters = store.letters("shop", LIMITS, &budget()).await.unwrap();
     letters.keep(letter("1", 5)).await.unwrap();
     letters.keep(letter("2", 5)).await.unwrap();
     assert!(letters.holds("products", b"1") && !letters.holds("other", b"1"));
@@ -238,7 +245,7 @@ async fn a_dead_letter_is_kept_until_a_later_change_of_its_place() {
     assert!(!letters.holds("products", b"1"), "an equal version came later in the stream");
     drop((letters, store));
 
-    let letters = folder.open().unwrap().letters("shop", 1 << 20).await.unwrap();
+    let letters = folder.open().unwrap().letters("shop", LIMITS, &budget()).await.unwrap();
     assert!(!letters.holds("products", b"1") && letters.holds("products", b"2"));
     let listed = letters.list(10).await.unwrap();
     assert_eq!(listed.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["2"]);
@@ -250,11 +257,11 @@ async fn letters_are_each_target_s_own_and_go_with_their_pipeline() {
     let store = folder.open().unwrap();
     // `shop_2` and `shopX2` differ only for those who take _ for itself.
     for owner in [letters_of("shop_2", "a"), letters_of("shop_2", "b"), letters_of("shopX2", "a")] {
-        store.letters(&owner, 1 << 20).await.unwrap().keep(letter("1", 5)).await.unwrap();
+        store.letters(&owner, LIMITS, &budget()).await.unwrap().keep(letter("1", 5)).await.unwrap();
     }
-    let first = store.letters(&letters_of("shop_2", "a"), 1 << 20).await.unwrap();
+    let first = store.letters(&letters_of("shop_2", "a"), LIMITS, &budget()).await.unwrap();
     first.superseded("products", b"1", Version::from_target(6)).await.unwrap();
-    let second = store.letters(&letters_of("shop_2", "b"), 1 << 20).await.unwrap();
+    let second = store.letters(&letters_of("shop_2", "b"), LIMITS, &budget()).await.unwrap();
     assert!(second.holds("products", b"1"), "it is another target's");
     assert_eq!(store.kept("shop_2").await.unwrap().dead_letters, 1);
     store.forget("shop_2").await.unwrap();
@@ -265,7 +272,7 @@ async fn letters_are_each_target_s_own_and_go_with_their_pipeline() {
 #[tokio::test]
 async fn a_truncate_ends_the_letters_of_its_index_up_to_its_version() {
     let folder = Folder::new();
-    let letters = folder.open().unwrap().letters("shop", 1 << 20).await.unwrap();
+    let letters = folder.open().unwrap().letters("shop", LIMITS, &budget()).await.unwrap();
     for (id, version) in [("1", 5), ("2", 6), ("3", 7)] {
         letters.keep(letter(id, version)).await.unwrap();
     }
@@ -280,7 +287,7 @@ async fn a_truncate_ends_the_letters_of_its_index_up_to_its_version() {
 #[tokio::test]
 async fn a_newer_letter_takes_the_older_one_s_place() {
     let folder = Folder::new();
-    let letters = folder.open().unwrap().letters("shop", 1 << 20).await.unwrap();
+    let letters = folder.open().unwrap().letters("shop", LIMITS, &budget()).await.unwrap();
     letters.keep(letter("1", 5)).await.unwrap();
     let bytes = letters.bytes();
     letters.keep(letter("1", 6)).await.unwrap();
@@ -294,7 +301,12 @@ async fn a_newer_letter_takes_the_older_one_s_place() {
 #[tokio::test]
 async fn letters_without_end_are_refused() {
     let folder = Folder::new();
-    let letters = folder.open().unwrap().letters("shop", 3_000).await.unwrap();
+    let letters = folder
+        .open()
+        .unwrap()
+        .letters("shop", LetterLimits { disk_bytes: 3_000, ..LIMITS }, &budget())
+        .await
+        .unwrap();
     letters.keep(letter("1", 5)).await.unwrap();
     letters.keep(letter("2", 5)).await.unwrap();
     let refused = letters.keep(letter("3", 5)).await;
@@ -319,7 +331,41 @@ async fn sizes_that_nobody_wrote_do_not_overflow() {
         })
         .await
         .unwrap();
-    let letters = store.letters("p", 1 << 20).await.unwrap();
+    let letters = store.letters("p", LIMITS, &budget()).await.unwrap();
     assert_eq!((letters.count(), letters.bytes()), (3, u64::MAX));
     assert!(letters.keep(letter("d", 1)).await.is_err(), "full");
+}
+
+#[tokio::test]
+async fn places_are_charged_loaded_again_and_bounded() {
+    let folder = Folder::new();
+    let store = folder.open().unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
+                INSERT INTO dead_letters SELECT 'p', 'products', CAST(i AS BLOB), i, 'r', NULL, 1, 1, 1 FROM n";
+    store.run("fill it", move |connection| connection.execute(fill, [])).await.unwrap();
+    let budget = budget();
+    let letters = store.letters("p", LIMITS, &budget).await.unwrap();
+    assert!(letters.holds("products", b"30000") && !letters.holds("products", b"30001"));
+    assert_eq!(letters.count(), 30_000);
+    assert!((240_000..1 << 20).contains(&budget.used()), "{} bytes", budget.used());
+    letters.cleared("products", Version::from_target(29_999)).await.unwrap();
+    assert_eq!((letters.count(), letters.bytes()), (1, 1));
+    assert!(letters.holds("products", b"30000") && budget.used() < 64 << 10, "{} bytes", budget.used());
+    drop(letters);
+    assert_eq!(budget.used(), 0);
+
+    store
+        .run("fill it", move |connection| connection.execute(&fill.replace("INTO", "OR REPLACE INTO"), []))
+        .await
+        .unwrap();
+    let few = LetterLimits { memory_bytes: 100 << 10, ..LIMITS };
+    let refused = store.letters("p", few, &budget).await.err().unwrap();
+    assert!(matches!(refused, DeadLetterError::Crowded { .. }), "{refused:?}");
+    assert_eq!((Halt::from(refused).state, budget.used()), ("dead-letters-full", 0));
+}
+
+#[test]
+fn targets_share_the_bounds() {
+    let limits = LetterLimits::of_each(2, 256 << 20, &Budget::new(64 << 20));
+    assert_eq!(limits, LetterLimits { disk_bytes: 128 << 20, memory_bytes: 4 << 20 });
 }

@@ -8,6 +8,7 @@
 //! Guarantees: a [`Config`] is valid; a key that nobody knows is refused; everything that is wrong is
 //! said at once, each with file, line, key and fix; no message holds a secret.
 
+mod condition;
 mod environment;
 mod index;
 #[cfg(test)]
@@ -19,6 +20,9 @@ mod reach;
 mod secret;
 mod section;
 mod source;
+mod steps;
+#[cfg(test)]
+mod steps_tests;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,7 @@ use std::path::{Path, PathBuf};
 use sources::world::SharedWorld;
 use sources::{Make, TableSettings};
 
+pub use condition::{Comparison, Condition, Literal, RowFilter};
 pub use environment::Environment;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Memory, budget_bytes};
 pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
@@ -36,6 +41,7 @@ pub use problem::{ConfigError, Place, Problem, Problems};
 pub use reach::Auth;
 pub use secret::Secret;
 pub use source::SourceSettings;
+pub use steps::{Cast, Piece, Steps, Template};
 pub use target::{Existing, TargetSettings};
 
 use problem::KeyPath;

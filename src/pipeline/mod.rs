@@ -113,6 +113,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// What all of it may hold.
     pub budget: Budget,
+    /// The most bytes one row may have.
+    pub document_bytes_max: usize,
 }
 
 /// One target of a pipeline.
@@ -149,7 +151,14 @@ pub async fn run(
         let letters = Arc::new(store.letters(&owner, letters_bytes).await?);
         targets.push(TargetParts { writes, target: Arc::new(target), letters });
     }
-    let parts = Parts { settings: config.pipeline, source: config.source.source, targets, store, budget };
+    let parts = Parts {
+        settings: config.pipeline,
+        source: config.source.source,
+        targets,
+        store,
+        budget,
+        document_bytes_max: config.memory.document_bytes_max,
+    };
     run_parts(parts, world, stop, status).await
 }
 

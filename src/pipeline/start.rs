@@ -396,3 +396,18 @@ fn quarantine(given_back: bool, before: Option<&StateDocument>) -> Option<Durati
     const QUARANTINE: Duration = Duration::from_secs(10);
     (before.is_some() && !given_back && !is_left_out(Rule::StartIsQuarantined)).then_some(QUARANTINE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::judge_growth;
+
+    #[test]
+    fn documents_that_outgrow_their_rows_must_fit_beside_others() {
+        const MIB: usize = 1 << 20;
+        assert!(judge_growth(3, 8 * MIB, 1, 96 * MIB).is_ok());
+        assert!(judge_growth(3, 8 * MIB, 2, 96 * MIB).is_err_and(|halt| halt.state == "shape-wrong"));
+        assert!(judge_growth(4, 8 * MIB, 1, 96 * MIB).is_err_and(|halt| halt.what.contains("up to 4 times")));
+        assert!(judge_growth(usize::MAX, 2, 1, usize::MAX).is_err());
+        assert!(judge_growth(1, 8 * MIB, 1, MIB).is_ok(), "the configuration judges rows as they are");
+    }
+}

@@ -49,6 +49,10 @@ async fn rows_enter_and_leave_while_the_table_is_filled_and_followed() {
     assert_documents(&pair, "t", DOCUMENTS, 500).await;
     for round in 16..=29 {
         churn(&pair, round).await;
+        if round == 20 {
+            pair.rowtide.kill();
+            pair.rowtide.run_again();
+        }
     }
     pair.caught_up().await;
     assert_documents(&pair, "t", DOCUMENTS, 500).await;

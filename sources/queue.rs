@@ -23,6 +23,8 @@ const ITEM_BYTES: usize = 256;
 pub struct Costs {
     /// The most bytes that rendering adds to a row: field names, index name, the action's frame.
     pub render_bytes: usize,
+    /// The most times that a byte of a row stands in what is rendered of it. At least 1.
+    pub growth: usize,
     /// How many targets a change goes to: each has a rendered copy of its own. At least 1.
     pub copies: usize,
 }
@@ -40,7 +42,7 @@ impl Costs {
 
     /// Bytes to charge for a row with so many bytes of values, of which so many are its key's.
     pub fn of_values(&self, bytes: usize, key_bytes: usize) -> usize {
-        self.copies * (ITEM_BYTES + self.render_bytes + bytes + key_bytes)
+        self.copies * (ITEM_BYTES + self.render_bytes + self.growth.max(1) * bytes + key_bytes)
     }
 
     /// Bytes to charge for a position, until it is durable.

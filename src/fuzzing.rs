@@ -179,15 +179,7 @@ fn shape(data: &[u8], meter: &dyn Meter) {
     let key: &[u16] = if form & 8 == 8 { &[1, 0] } else { &[0] };
     let table =
         Arc::new(Table { number: 0, name: "public.t".into(), columns: columns.into(), key: key.into() });
-    let shape = TableShape {
-        table: "public.t".into(),
-        index,
-        columns: None,
-        rename: Vec::new(),
-        id: None,
-        on_drop: sources::OnDrop::Halt,
-        setup: crate::target::IndexSetup::default(),
-    };
+    let shape = TableShape { table: "public.t".into(), index, ..TableShape::default() };
     let Ok(mut shape) = Shape::compile(&[shape], std::slice::from_ref(&table)) else { return };
     let mut rows: Vec<(Row, Action)> = Vec::new();
     while rows.len() < 4 {

@@ -33,6 +33,7 @@ mod failover;
 mod harness;
 mod memory;
 mod postgres_tls;
+mod shape;
 mod simulation;
 #[path = "contract/soak.rs"]
 mod soak_servers;

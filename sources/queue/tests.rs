@@ -15,7 +15,7 @@ use crate::change::{Column, Kind, Op, Origin, RowBuilder};
 use crate::position::{Offset, Position};
 
 const FULL: usize = 64 << 10;
-const COSTS: Costs = Costs { render_bytes: 100, copies: 1 };
+const COSTS: Costs = Costs { render_bytes: 100, growth: 1, copies: 1 };
 
 fn change(number: u64, bytes: usize) -> Item {
     let column = |name: &str| Column { name: name.into(), kind: Kind::Text };

@@ -103,6 +103,7 @@ fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Task), Stor
     }
     let store = Sqlite::open(&config.data_dir, world)?;
     let targets = config.pipelines.iter().map(|one| one.targets.len()).sum::<usize>().max(1);
+    let document_bytes_max = config.memory.document_bytes_max;
     let letters_bytes = config.dead_letters_bytes / targets as u64;
     let mut budgets = Vec::with_capacity(config.pipelines.len());
     let mut works = Vec::with_capacity(config.pipelines.len());
@@ -114,7 +115,7 @@ fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Task), Stor
                 .in_scope(|| info!({ field::SOURCE } = source, budget_bytes = share, "the pipeline starts"));
         }
         let world = if several { telemetry::named(world, &name) } else { world.clone() };
-        let plan = Plan::new(one, store.clone(), letters_bytes);
+        let plan = Plan::new(one, store.clone(), letters_bytes, document_bytes_max);
         budgets.push(plan.budget.clone());
         works.push(supervisor::work(plan, source, world));
     }

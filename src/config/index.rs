@@ -25,7 +25,7 @@ pub(super) fn read(index: &str, section: &mut Section<'_>, problems: &mut Proble
 }
 
 /// An inner section as JSON; empty when it is absent or wrong.
-fn table(
+pub(super) fn table(
     section: &mut Section<'_>,
     key: &'static str,
     example: &str,

@@ -8,6 +8,7 @@
 //! Guarantees: a [`Config`] is valid; a key that nobody knows is refused; everything that is wrong is
 //! said at once, each with file, line, key and fix; no message holds a secret.
 
+mod condition;
 mod dead_letters;
 mod environment;
 mod index;
@@ -23,6 +24,9 @@ mod several;
 #[cfg(test)]
 mod several_tests;
 mod source;
+mod steps;
+#[cfg(test)]
+mod steps_tests;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -33,6 +37,7 @@ use std::path::{Path, PathBuf};
 use sources::world::SharedWorld;
 use sources::{Make, TableSettings};
 
+pub use condition::{Comparison, Condition, Literal, RowFilter};
 pub use environment::Environment;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Load, Memory, PIPELINE_BYTES, budget_bytes};
 pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
@@ -40,6 +45,7 @@ pub use problem::{ConfigError, Place, Problem, Problems};
 pub use reach::Auth;
 pub use secret::Secret;
 pub use source::SourceSettings;
+pub use steps::{Cast, Piece, Steps, Template};
 pub use target::{Existing, TargetSettings};
 
 use crate::telemetry;

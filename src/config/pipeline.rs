@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use sources::{OnDrop, pattern};
 
+use super::condition::{self, RowFilter};
 use super::index;
 use super::problem::{KeyPath, Place, Problems};
 use super::section::{Section, suggestion};
+use super::steps::{self, Steps};
 use crate::target::IndexSetup;
 
 /// A pipeline's section.
@@ -19,7 +21,7 @@ pub struct PipelineSettings {
 }
 
 /// What becomes of one table's rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableShape {
     /// `schema.table`.
     pub table: String,
@@ -29,6 +31,10 @@ pub struct TableShape {
     pub columns: Option<Vec<String>>,
     /// Column to field, for those that differ.
     pub rename: Vec<(String, String)>,
+    /// What else is done between columns and fields.
+    pub steps: Steps,
+    /// Which rows have a document.
+    pub filter: RowFilter,
     /// The columns that the id is made of; `None`: the primary key.
     pub id: Option<Vec<String>>,
     /// What becomes of its documents when it is dropped.
@@ -190,12 +196,14 @@ fn read_table(name: &str, mut section: Section<'_>, problems: &mut Problems) -> 
     let columns = column_list(&mut section, "columns", problems);
     let rename = section.text_map("rename", problems);
     judge_fields(columns.as_deref(), &rename, &mut section, problems);
+    let steps = steps::read(&mut section, problems);
+    let filter = condition::read(&mut section, problems);
     let id = column_list(&mut section, "id", problems);
     let policies = [("halt", OnDrop::Halt), ("delete", OnDrop::Delete), ("keep", OnDrop::Keep)];
     let on_drop = section.choice("on_drop", &policies, problems).unwrap_or_default();
     let setup = index::read(&index, &mut section, problems);
     section.finish(problems);
-    TableShape { table: name.to_owned(), index, columns, rename, id, on_drop, setup }
+    TableShape { table: name.to_owned(), index, columns, rename, steps, filter, id, on_drop, setup }
 }
 
 fn judge_index(index: &str, section: &mut Section<'_>, problems: &mut Problems) {

@@ -26,6 +26,11 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
+    /// Whether anything is written under `key`.
+    pub(super) fn is_written(&self, key: &str) -> bool {
+        self.table.get(key).is_some()
+    }
+
     /// Where `key` is written; the section's own place when it is not.
     pub(super) fn place_of(&mut self, key: &'static str) -> Place {
         self.entry(key).map_or_else(|| self.place.clone(), |entry| entry.place.clone())

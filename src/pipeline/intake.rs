@@ -241,7 +241,11 @@ impl Intake {
 
     /// How the queue reckons what the shape will make of a row.
     pub(super) fn costs(&self) -> Costs {
-        Costs { render_bytes: self.shape.render_bytes(), copies: self.branches.len().max(1) }
+        Costs {
+            render_bytes: self.shape.render_bytes(),
+            growth: self.shape.growth(),
+            copies: self.branches.len().max(1),
+        }
     }
 
     /// The one place where an offset becomes a version.

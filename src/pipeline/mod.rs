@@ -110,6 +110,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// What all of it may hold.
     pub budget: Budget,
+    /// The most bytes one row may have.
+    pub document_bytes_max: usize,
 }
 
 /// One target of a pipeline.
@@ -136,11 +138,13 @@ pub struct Plan {
     pub budget: Budget,
     /// What the dead letters of each target may hold.
     pub letters: LetterLimits,
+    /// The largest document, in bytes.
+    pub document_bytes_max: usize,
 }
 
 impl Plan {
     /// The plan of a pipeline; `letters_bytes` is what the dead letters of each of its targets may hold on the disk.
-    pub fn new(config: PipelineConfig, store: Sqlite, letters_bytes: u64) -> Self {
+    pub fn new(config: PipelineConfig, store: Sqlite, letters_bytes: u64, document_bytes_max: usize) -> Self {
         let PipelineConfig { source, targets: writes, settings, budget_bytes } = config;
         let budget = Budget::new(budget_bytes);
         // As much as all lanes may have under way.
@@ -148,7 +152,7 @@ impl Plan {
         budget.keep_ahead(writes.iter().map(under_way).fold(0, usize::saturating_add));
         let all_bytes = letters_bytes.saturating_mul(writes.len() as u64);
         let letters = LetterLimits::of_each(writes.len(), all_bytes, &budget);
-        Self { settings, source: source.source, targets: writes, store, budget, letters }
+        Self { settings, source: source.source, targets: writes, store, budget, letters, document_bytes_max }
     }
 
     /// Connects nothing yet.
@@ -170,6 +174,7 @@ impl Plan {
             targets,
             store: Arc::new(self.store.clone()),
             budget: self.budget.clone(),
+            document_bytes_max: self.document_bytes_max,
         })
     }
 }

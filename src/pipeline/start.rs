@@ -211,11 +211,15 @@ impl Pipeline {
             Some(_) => Shape::compile_again,
         };
         let resolved = resolve(&self.parts.settings.tables, &tables);
-        resolved.and_then(|shapes| compile(&shapes, &tables)).map_err(|errors| {
+        let shape = resolved.and_then(|shapes| compile(&shapes, &tables)).map_err(|errors| {
             let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
             let hint = "mend [pipelines] in the configuration".to_owned();
             PipelineError::from(Halt { state: "shape-wrong", what: all.join("; "), hint })
-        })
+        })?;
+        let copies = self.parts.targets.len().max(1);
+        let budget = self.parts.budget.full_limit();
+        judge_growth(shape.growth(), self.parts.document_bytes_max, copies, budget)?;
+        Ok(shape)
     }
 
     /// Every alias has an index of ours behind it. By alias, the UUIDs.
@@ -304,6 +308,24 @@ impl Pipeline {
     }
 }
 
+/// A document may be larger than its row: the largest must still leave room for what is beside it, as a
+/// largest row must.
+fn judge_growth(growth: usize, document: usize, copies: usize, budget: usize) -> Result<(), Halt> {
+    let largest = document.saturating_mul(copies).saturating_mul(growth);
+    if growth == 1 || largest <= budget / 4 {
+        return Ok(());
+    }
+    Err(Halt {
+        state: "shape-wrong",
+        what: format!(
+            "template, flatten, lower and cast make documents of up to {growth} times their row, and a row may have \
+             {document} bytes: with a copy for each target that is more than a quarter of the budget, {} bytes",
+            budget / 4
+        ),
+        hint: "lower memory.document_bytes_max, raise memory.max_rss, or use fewer columns twice".to_owned(),
+    })
+}
+
 /// A target whose lease is ours.
 struct Claimed {
     lease: Arc<Lease>,
@@ -373,4 +395,19 @@ fn specs(shape: &Shape, pipeline: &str, easing: Easing) -> Vec<IndexSpec> {
 fn quarantine(given_back: bool, before: Option<&StateDocument>) -> Option<Duration> {
     const QUARANTINE: Duration = Duration::from_secs(10);
     (before.is_some() && !given_back && !is_left_out(Rule::StartIsQuarantined)).then_some(QUARANTINE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::judge_growth;
+
+    #[test]
+    fn documents_that_outgrow_their_rows_must_fit_beside_others() {
+        const MIB: usize = 1 << 20;
+        assert!(judge_growth(3, 8 * MIB, 1, 96 * MIB).is_ok());
+        assert!(judge_growth(3, 8 * MIB, 2, 96 * MIB).is_err_and(|halt| halt.state == "shape-wrong"));
+        assert!(judge_growth(4, 8 * MIB, 1, 96 * MIB).is_err_and(|halt| halt.what.contains("up to 4 times")));
+        assert!(judge_growth(usize::MAX, 2, 1, usize::MAX).is_err());
+        assert!(judge_growth(1, 8 * MIB, 1, MIB).is_ok(), "the configuration judges rows as they are");
+    }
 }

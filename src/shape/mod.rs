@@ -5,10 +5,14 @@
 //!   change ─► plan of its table's revision ─► action: line and document, one allocation
 //! ```
 //! Guarantees:
-//! - a document is its row's JSON slices, copied between names that were escaped once;
+//! - a document is its row's JSON slices, copied between names that were escaped once; what is done to a
+//!   value beyond that works on its bytes too, and allocates nothing for a row;
+//! - a value that a step cannot work on makes its row a dead letter that names field and reason;
 //! - an unknown column is absent from the document, never null;
 //! - ids are injective over a table: one key column is its own text, several are the JSON array of
 //!   their values, so no two keys share an id (T34);
+//! - a row that the filter takes out is a delete of its id, whether it had a document or not: no image of what
+//!   it was is needed for that;
 //! - a delete needs the key's columns only, so an id is made of nothing else.
 
 use std::collections::BTreeSet;
@@ -18,19 +22,31 @@ use sources::change::{Change, Column, Op, Table};
 use sources::mutant::{Rule, is_left_out};
 use sources::position::Version;
 
-use crate::config::TableShape;
+use crate::config::{RowFilter, Steps, TableShape};
 use crate::lanes::{Action, Dead, Kind};
 use crate::ledger::SegmentId;
 use crate::retry::Halt;
 use crate::target::IndexSetup;
 
+mod fields;
+mod filter;
+#[cfg(test)]
+mod filter_tests;
+mod fitting;
+mod json;
+mod number;
 mod patterns;
 mod plan;
 #[cfg(test)]
+mod steps_tests;
+#[cfg(test)]
 mod tests;
+mod value;
 
+use fields::Bad;
 pub use patterns::{alias_of, resolve};
 use plan::{ID_BYTES_MAX, Missing, Plan};
+use value::Scratch;
 
 /// Why rows of a table cannot become documents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +78,8 @@ pub struct Shape {
     plans: Vec<Plan>,
     /// Where actions are put together.
     scratch: Vec<u8>,
+    /// Where values are changed.
+    values: Scratch,
 }
 
 /// What of an action's charge is for the lane's entry and its place in the index.
@@ -102,7 +120,12 @@ impl Shape {
                 continue;
             };
             // Of a table that is gone, only the index is known.
-            let gone = TableShape { id: None, ..shape.clone() };
+            let gone = TableShape {
+                id: None,
+                steps: Steps::default(),
+                filter: RowFilter::default(),
+                ..shape.clone()
+            };
             let (shape, missing) = match table.columns.is_empty() {
                 true => (&gone, Missing::IsUnknown),
                 false => (shape, missing),
@@ -113,7 +136,7 @@ impl Shape {
             }
         }
         if errors.is_empty() {
-            Ok(Self { tables: shapes.to_vec(), plans, scratch: Vec::new() })
+            Ok(Self { tables: shapes.to_vec(), plans, scratch: Vec::new(), values: Scratch::default() })
         } else {
             Err(errors)
         }
@@ -172,13 +195,21 @@ impl Shape {
         // The order of columns is the order of fields, which a search cluster does not see.
         let columns: Option<BTreeSet<&String>> =
             shape.columns.as_ref().map(|columns| columns.iter().collect());
-        let text = serde_json::json!([1, shape.table, shape.index, columns, rename, plan.id_names()]);
+        let mut text = serde_json::json!([1, shape.table, shape.index, columns, rename, plan.id_names()]);
+        if let Some(all) = text.as_array_mut() {
+            all.extend([shape.steps.hashed(), shape.filter.hashed()].into_iter().flatten());
+        }
         format!("{:032x}", fnv(text.to_string().as_bytes()))
     }
 
     /// The most bytes that rendering adds to a row of any table; for the queue's costs.
     pub fn render_bytes(&self) -> usize {
         self.plans.iter().map(Plan::render_bytes).max().unwrap_or(0)
+    }
+
+    /// The most times that a byte of a row stands in its document; for the queue's costs. At least 1.
+    pub fn growth(&self) -> usize {
+        self.plans.iter().map(Plan::growth).max().unwrap_or(1)
     }
 
     /// The delete of a document that was found by listing its index (law 9); `None` for a table that
@@ -222,10 +253,11 @@ impl Shape {
             scratch.reserve_exact(entered.charge);
         }
         let row = change.row();
-        let id = plan.begin(scratch, row, matches!(change.op, Op::Put(_)));
+        // A row that the filter takes out has no document, and what it had before must go.
+        let whole = matches!(change.op, Op::Put(_)) && plan.passes(row, &mut self.values);
+        let id = plan.begin(scratch, row, whole);
         let is_wrong = is_left_out(Rule::DeletesCarryVersions) && matches!(change.op, Op::Delete(_));
         plan.end_line(scratch, if is_wrong { Version::from_target(1) } else { version });
-        let whole = matches!(change.op, Op::Put(_));
         let dead =
             |reason: String| Kind::Dead(Box::new(Dead { reason, whole, bytes: row.heap_bytes() as u64 }));
         let mut kind = match (&change.op, &id.plain_bytes) {
@@ -239,11 +271,22 @@ impl Shape {
                 Kind::Dead(Box::new(Dead { reason, whole, bytes: *bytes }))
             }
             (Op::Delete(_), _) => Kind::Delete,
+            (Op::Put(_), _) if !whole => Kind::Delete,
             (Op::Put(_), _) => Kind::Put,
         };
         let line = scratch.len();
-        if let Op::Put(row) = &change.op {
-            plan.document(scratch, row);
+        if whole {
+            let done = plan.document(scratch, row, &mut self.values);
+            self.values.give_back(SCRATCH_KEPT);
+            if let Err(Bad { field, what }) = done {
+                scratch.truncate(line);
+                if kind == Kind::Put {
+                    kind = dead(format!("the field {field} of {} cannot be made: {what}", shape.table));
+                }
+                if let Kind::Dead(dead) = &mut kind {
+                    dead.whole = false;
+                }
+            }
         }
         if let Kind::Dead(dead) = &mut kind
             && scratch.len() + ENTRY_BYTES > entered.charge

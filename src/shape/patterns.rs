@@ -77,8 +77,7 @@ mod tests {
 
     fn shape(table: &str, index: &str) -> TableShape {
         let (table, index) = (table.to_owned(), index.to_owned());
-        let setup = crate::target::IndexSetup::default();
-        TableShape { table, index, columns: None, rename: Vec::new(), id: None, on_drop: OnDrop::Keep, setup }
+        TableShape { table, index, on_drop: OnDrop::Keep, ..TableShape::default() }
     }
 
     fn table(number: u32, name: &str) -> Arc<Table> {

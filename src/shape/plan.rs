@@ -1,12 +1,15 @@
 //! A table's shape, resolved against one revision of the table.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sources::change::{Column, Kind, Row, Table};
 use sources::position::Version;
 
 use super::ShapeError;
+use super::fields::{Bad, Fields};
+use super::filter::Filter;
+use super::fitting::{Fault, fit};
+use super::value::Scratch;
 use crate::config::TableShape;
 
 /// Elasticsearch and OpenSearch take ids of at most so many bytes of UTF-8.
@@ -14,21 +17,6 @@ pub(super) const ID_BYTES_MAX: usize = 512;
 
 /// Digits of the largest version, 2^53.
 const VERSION_BYTES: usize = 16;
-
-/// Fields that a search cluster keeps for itself: a document with one is refused.
-const RESERVED: &[&str] = &[
-    "_doc_count",
-    "_field_names",
-    "_id",
-    "_ignored",
-    "_index",
-    "_routing",
-    "_seq_no",
-    "_source",
-    "_tier",
-    "_type",
-    "_version",
-];
 
 /// What follows the version in an action's line.
 const LINE_END: &[u8] = b",\"version_type\":\"external_gte\"}}\n";
@@ -43,15 +31,8 @@ pub(super) struct Plan {
     delete_head: Box<[u8]>,
     /// Places of the id's columns.
     id: Box<[u16]>,
-    fields: Box<[Field]>,
-}
-
-#[derive(Debug)]
-struct Field {
-    name: String,
-    column: u16,
-    /// `"name":`
-    prefix: Box<[u8]>,
+    fields: Fields,
+    filter: Filter,
 }
 
 /// What a configured column that a table does not have means.
@@ -83,31 +64,8 @@ impl Plan {
         let mut fault = |what: String, fix: String| {
             errors.push(ShapeError { table: shape.table.clone(), what, fix });
         };
-        let place = |name: &str| table.columns.iter().position(|column| &*column.name == name);
-        let there = || {
-            let names: Vec<&str> = table.columns.iter().map(|column| &*column.name).collect();
-            format!("it has {}", names.join(", "))
-        };
-        for (column, _) in &shape.rename {
-            if place(column).is_none() && missing == Missing::IsAFault {
-                fault(format!("rename names {column:?}, which is no column of it"), there());
-            }
-        }
-        let mut places = Vec::new();
-        match &shape.columns {
-            None => places.extend(0..table.columns.len()),
-            Some(names) => {
-                for name in names {
-                    match place(name) {
-                        Some(column) => places.push(column),
-                        None if missing == Missing::IsUnknown => {}
-                        None => fault(format!("columns names {name:?}, which is no column of it"), there()),
-                    }
-                }
-            }
-        }
-        let fields: Vec<Field> = places.into_iter().map(|column| Field::of(shape, table, column)).collect();
-        judge_names(&fields, table, &mut fault);
+        let fields = fit(shape, table, missing, &mut fault);
+        let filter = Filter::of(&shape.filter, table, &mut fault);
         if missing == Missing::IsAFault {
             judge_mapping(&fields, shape, &mut fault);
         }
@@ -120,7 +78,7 @@ impl Plan {
             format!("{{\"{operation}\":{{\"_index\":{index},\"_id\":\"").into_bytes().into_boxed_slice()
         };
         let (put_head, delete_head) = (head("index"), head("delete"));
-        Ok(Self { table: table.clone(), put_head, delete_head, id, fields: fields.into() })
+        Ok(Self { table: table.clone(), put_head, delete_head, id, fields, filter })
     }
 
     /// Whether it was made for this revision.
@@ -128,9 +86,9 @@ impl Plan {
         Arc::ptr_eq(&self.table, table)
     }
 
+    /// The fields at the top of its documents.
     pub(super) fn fields(&self) -> Vec<(String, Column)> {
-        let of = |field: &Field| (field.name.clone(), self.table.columns[usize::from(field.column)].clone());
-        self.fields.iter().map(of).collect()
+        self.fields.mapped().to_vec()
     }
 
     pub(super) fn id_names(&self) -> Vec<&str> {
@@ -140,10 +98,14 @@ impl Plan {
     /// What a rendered row has beyond its values and its key's: the frame, the names, commas, and
     /// an id's escapes, which at most double what is short enough to be an id.
     pub(super) fn render_bytes(&self) -> usize {
-        let names: usize = self.fields.iter().map(|field| field.prefix.len() + 1).sum();
         let head = self.put_head.len().max(self.delete_head.len());
         let frame = head + "\",\"version\":".len() + VERSION_BYTES + LINE_END.len() + "{}\n[]".len();
-        frame + self.id.len() + names + ID_BYTES_MAX
+        frame + self.id.len() + self.fields.frame_bytes + ID_BYTES_MAX
+    }
+
+    /// The most times that a byte of a row stands in its document; at least 1.
+    pub(super) fn growth(&self) -> usize {
+        self.fields.growth
     }
 
     /// Begins the action's line, up to the end of its id.
@@ -186,30 +148,21 @@ impl Plan {
         out.extend_from_slice(LINE_END);
     }
 
-    /// The document's line.
-    pub(super) fn document(&self, out: &mut Vec<u8>, row: &Row) {
-        let mut separator = b'{';
-        for field in &self.fields {
-            let Some(value) = row.get(usize::from(field.column)) else { continue };
-            out.push(separator);
-            out.extend_from_slice(&field.prefix);
-            out.extend_from_slice(value);
-            separator = b',';
-        }
-        if separator == b'{' {
-            out.push(b'{');
-        }
-        out.extend_from_slice(b"}\n");
+    /// Whether a row has a document.
+    pub(super) fn passes(&self, row: &Row, scratch: &mut Scratch) -> bool {
+        self.filter.passes(row, &mut scratch.name)
     }
-}
 
-impl Field {
-    fn of(shape: &TableShape, table: &Table, column: usize) -> Self {
-        let own = &*table.columns[column].name;
-        let renamed = shape.rename.iter().find(|(from, _)| from == own);
-        let name = renamed.map_or(own, |(_, to)| to).to_owned();
-        let prefix = format!("{}:", serde_json::Value::from(name.as_str())).into_bytes().into();
-        Self { name, column: column as u16, prefix }
+    /// The document's line, or why the row cannot be one.
+    pub(super) fn document(
+        &self,
+        out: &mut Vec<u8>,
+        row: &Row,
+        scratch: &mut Scratch,
+    ) -> Result<(), Bad<'_>> {
+        self.fields.render(out, row, scratch)?;
+        out.push(b'\n');
+        Ok(())
     }
 }
 
@@ -217,36 +170,11 @@ fn name_of(table: &Table, column: u16) -> &str {
     &table.columns[usize::from(column)].name
 }
 
-fn judge_names(fields: &[Field], table: &Table, fault: &mut impl FnMut(String, String)) {
-    let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
-    for field in fields {
-        let (column, name) = (name_of(table, field.column), &*field.name);
-        let fix = || format!("rename the column {column:?}, or leave it out");
-        if name.is_empty() || RESERVED.contains(&name) {
-            fault(format!("{name:?} cannot be a field of a document"), fix());
-        }
-        if let Some(other) = taken.insert(name, column) {
-            fault(format!("the columns {other:?} and {column:?} would both be the field {name:?}"), fix());
-        }
-    }
-    for name in taken.keys() {
-        // A dot makes an object: `a.b` beside a plain `a` is refused by the target.
-        let mut rest = *name;
-        while let Some((object, _)) = rest.rsplit_once('.') {
-            if taken.contains_key(object) {
-                let fix = format!("rename one of them, as in {:?}", name.replace('.', "_"));
-                fault(format!("the field {name:?} would lie inside of the field {object:?}"), fix);
-            }
-            rest = object;
-        }
-    }
-}
-
 /// A mapping for a field that no document has is a slip.
-fn judge_mapping(fields: &[Field], shape: &TableShape, fault: &mut impl FnMut(String, String)) {
+fn judge_mapping(fields: &Fields, shape: &TableShape, fault: &mut Fault<'_>) {
+    let names: Vec<&str> = fields.mapped().iter().map(|(name, _)| name.as_str()).collect();
     for wanted in shape.setup.mapping.keys() {
-        if !fields.iter().any(|field| field.name == *wanted) {
-            let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+        if !names.contains(&wanted.as_str()) {
             fault(
                 format!("mapping names {wanted:?}, which is no field of its documents"),
                 format!("the fields are {}", names.join(", ")),
@@ -257,7 +185,7 @@ fn judge_mapping(fields: &[Field], shape: &TableShape, fault: &mut impl FnMut(St
 
 /// The places of the columns that the id is made of: the key's, all of them and no other, or a row
 /// would have to be deleted by what its old image does not say.
-fn id_columns(shape: &TableShape, table: &Table, fault: &mut impl FnMut(String, String)) -> Box<[u16]> {
+fn id_columns(shape: &TableShape, table: &Table, fault: &mut Fault<'_>) -> Box<[u16]> {
     let Some(names) = &shape.id else { return table.key.clone() };
     let key: Vec<&str> = table.key.iter().map(|&column| name_of(table, column)).collect();
     let fix = format!("write id = {key:?}, or remove it: that is the default");

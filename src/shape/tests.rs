@@ -12,7 +12,7 @@ use crate::config::TableShape;
 use crate::lanes::{Action, Kind};
 use crate::ledger::Ledger;
 
-fn table(columns: &[(&str, ColumnKind)], key: &[u16]) -> Arc<Table> {
+pub(super) fn table(columns: &[(&str, ColumnKind)], key: &[u16]) -> Arc<Table> {
     let column = |(name, kind): &(&str, ColumnKind)| Column { name: (*name).into(), kind: kind.clone() };
     let columns = columns.iter().map(column).collect();
     Arc::new(Table { number: 0, name: "public.t".into(), columns, key: key.into() })
@@ -24,12 +24,10 @@ fn things(key: &[u16]) -> Arc<Table> {
 }
 
 fn shape() -> TableShape {
-    let (table, index) = ("public.t".into(), "things".into());
-    let (on_drop, setup) = (sources::OnDrop::Halt, crate::target::IndexSetup::default());
-    TableShape { table, index, columns: None, rename: Vec::new(), id: None, on_drop, setup }
+    TableShape { table: "public.t".into(), index: "things".into(), ..TableShape::default() }
 }
 
-fn row(values: &[Option<&str>]) -> Row {
+pub(super) fn row(values: &[Option<&str>]) -> Row {
     let mut builder = RowBuilder::default();
     for value in values {
         match value {
@@ -43,15 +41,15 @@ fn row(values: &[Option<&str>]) -> Row {
     builder.finish()
 }
 
-fn version() -> Version {
+pub(super) fn version() -> Version {
     Epoch { base: 0 }.version(Offset::new(77).unwrap()).unwrap()
 }
 
-fn change(table: &Arc<Table>, op: Op) -> Change {
+pub(super) fn change(table: &Arc<Table>, op: Op) -> Change {
     Change { table: table.clone(), offset: Offset::new(77).unwrap(), op, origin: Origin::Log }
 }
 
-fn entered() -> Entered {
+pub(super) fn entered() -> Entered {
     Entered { segment: Ledger::new().segment(), charge: 10 }
 }
 
@@ -161,7 +159,7 @@ fn every_fault_is_told_at_once_with_its_fix() {
     let expected = [
         "public.t: rename names \"nothing\", which is no column of it; it has id, name, body",
         "public.t: columns names \"nmae\", which is no column of it; it has id, name, body",
-        "public.t: the columns \"id\" and \"name\" would both be the field \"id\"",
+        "public.t: the column \"id\" and the column \"name\" would both be the field \"id\"",
         "public.t: id names \"name\", which is no column of its key; write id = [\"id\"]",
         "public.t: id leaves out \"id\" of its key",
         "public.u: the index \"things\" is another table's already",
@@ -244,7 +242,7 @@ proptest! {
         let op = if delete { Op::Delete(row(&all)) } else { Op::Put(row(&all)) };
         let change = change(&table, op);
         let mut compiled = Shape::compile(&[shape()], std::slice::from_ref(&table)).unwrap();
-        let costs = Costs { render_bytes: compiled.render_bytes(), copies: 1 };
+        let costs = Costs { render_bytes: compiled.render_bytes(), growth: compiled.growth(), copies: 1 };
         let action = compiled.render(&change, version(), entered()).unwrap();
         // 200 of the 256 that an item is charged are for the lane's entry and its place in the index.
         prop_assert!(action.data.len() + 200 <= costs.of_change(&change));

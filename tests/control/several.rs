@@ -274,7 +274,7 @@ async fn one_that_has_halted_is_started_again_by_itself() {
     let store = Sqlite::open(&config.data_dir, &world).unwrap();
     let works = config.pipelines.into_iter().map(|one| {
         let source = one.source.name.clone();
-        supervisor::work(Plan::new(one, store.clone(), 128 << 20), source, world.clone())
+        supervisor::work(Plan::new(one, store.clone(), 128 << 20, 1 << 20), source, world.clone())
     });
     let mut supervisor = Supervisor::start(works.collect());
     drop(store);

@@ -219,6 +219,7 @@ impl Run {
             targets: std::iter::once(false).chain(several.then_some(true)).map(target).collect(),
             store: store(""),
             budget: budget.clone(),
+            document_bytes_max: 1 << 20,
         };
         let (stopper, stop) = Stop::pair();
         let (sender, status) = watch::channel(Status::default());
@@ -459,14 +460,7 @@ impl Process {
 }
 
 fn shapes() -> Vec<TableShape> {
-    let shape = |number| TableShape {
-        table: table_name(number),
-        index: alias(number),
-        columns: None,
-        rename: Vec::new(),
-        id: None,
-        on_drop: sources::OnDrop::Halt,
-        setup: rowtide::target::IndexSetup::default(),
-    };
+    let shape =
+        |number| TableShape { table: table_name(number), index: alias(number), ..TableShape::default() };
     (0..TABLES).map(shape).collect()
 }

@@ -1,11 +1,13 @@
 //! The command line: what a person types, and what the process says when it ends.
 
 mod bars;
+mod channel;
 mod check;
 mod init;
 mod remove;
 mod report;
 mod run;
+mod status;
 mod words;
 
 use std::io::IsTerminal;
@@ -35,6 +37,14 @@ enum Command {
     Run(RunArgs),
     /// Says everything that is missing, each with what mends it; changes nothing
     Check(CheckArgs),
+    /// What every pipeline does; where nothing runs, what is kept of it
+    Status(status::StatusArgs),
+    /// Sends nothing to the targets of a pipeline until it is resumed
+    Pause(channel::NamedArgs),
+    /// Ends a pause
+    Resume(channel::NamedArgs),
+    /// Sets how fast a pipeline sends, while it runs
+    Throttle(channel::ThrottleArgs),
     /// Takes down what a retired source holds: slot, publication, state, and the index if told so
     Remove(RemoveArgs),
 }
@@ -109,6 +119,10 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Check(args) => execute_check(&args),
         Command::Init(args) => with_runtime(init::init(&args, RealWorld::shared())),
         Command::Remove(args) => execute_remove(&args),
+        Command::Status(args) => status::execute(&args),
+        Command::Pause(args) => channel::pause(&args),
+        Command::Resume(args) => channel::resume(&args),
+        Command::Throttle(args) => channel::throttle(&args),
     }
     .into()
 }

@@ -12,6 +12,8 @@ use tracing::{error, info, warn};
 use super::bars::Bars;
 use super::{Exit, report};
 use crate::config::Config;
+use crate::control::{self, Entry};
+use crate::controls::Controls;
 use crate::memory::resident;
 use crate::pipeline::{self, PipelineError};
 use crate::retry::Halt;
@@ -43,7 +45,23 @@ pub(super) async fn run(config: Config, world: SharedWorld, bars: Option<Bars>) 
     let max_rss = config.memory.max_rss;
     let (stopper, stop) = Stop::pair();
     let (status, watched) = watch::channel(Status::default());
-    let mut work = pin!(beside(&world, pipeline::run(config, world.clone(), stop, status)));
+    let controls = Controls::default();
+    let entries = vec![Entry {
+        name: config.pipeline.name.clone(),
+        source: config.source.name.clone(),
+        targets: config.targets.iter().map(|target| target.name.clone()).collect(),
+        status: watched.clone(),
+        controls: controls.clone(),
+        restart: None,
+    }];
+    let _channel = match &config.http {
+        Some(http) => match control::start(http, entries, max_rss, &world).await {
+            Ok(task) => Some(task),
+            Err(halt) => return finish(Err(halt.into())),
+        },
+        None => None,
+    };
+    let mut work = pin!(beside(&world, pipeline::run(config, controls, world.clone(), stop, status)));
     let mut shown = pin!(show(world.clone(), watched.clone(), bars, max_rss));
     let mut stopping = Stopping { stopper, world: world.clone(), deadline: None };
     let ended = loop {

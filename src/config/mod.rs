@@ -9,6 +9,7 @@
 //! said at once, each with file, line, key and fix; no message holds a secret.
 
 mod environment;
+mod http;
 mod index;
 #[cfg(test)]
 mod index_tests;
@@ -30,6 +31,7 @@ use sources::world::SharedWorld;
 use sources::{Make, TableSettings};
 
 pub use environment::Environment;
+pub use http::HttpSettings;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Memory, budget_bytes};
 pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
 pub use problem::{ConfigError, Place, Problem, Problems};
@@ -48,6 +50,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What the process may hold.
     pub memory: Memory,
+    /// Where a running process can be asked; `None`: nowhere.
+    pub http: Option<HttpSettings>,
     /// Where changes come from.
     pub source: SourceSettings,
     /// Where documents go: to each of them, in the pipeline's order; never empty.
@@ -102,6 +106,7 @@ fn judge(
 ) -> Option<Config> {
     let mut section = Section::new(KeyPath::default(), Place::Line(1), root);
     let data_dir = section.required_text("data_dir", "rowtide-data", problems);
+    let http = section.section("http", problems).map(|section| http::read(section, folder, problems));
     let memory_section = section.section("memory", problems);
     let source_sections = section.sections("sources", problems);
     let target_sections = section.sections("targets", problems);
@@ -161,6 +166,7 @@ fn judge(
     Some(Config {
         data_dir: folder.join(data_dir?),
         memory,
+        http: http.flatten(),
         source: source?,
         targets,
         pipeline: named?.pipeline,

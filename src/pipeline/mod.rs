@@ -23,6 +23,7 @@ use sources::world::{SharedWorld, within};
 use tokio::sync::watch;
 
 use crate::config::{Config, PipelineSettings, TargetSettings};
+use crate::controls::Controls;
 use crate::dead_letters::DeadLetters;
 use crate::lease::LeaseError;
 use crate::ledger::Counts;
@@ -113,6 +114,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// What all of it may hold.
     pub budget: Budget,
+    /// What a person asks of it while it runs.
+    pub controls: Controls,
 }
 
 /// One target of a pipeline.
@@ -125,9 +128,10 @@ pub struct TargetParts {
     pub letters: Arc<dyn DeadLetters>,
 }
 
-/// Runs the pipeline of a configuration until it is told to stop.
+/// Runs the pipeline of a configuration until it is told to stop; `controls` say what a person asks of it meanwhile.
 pub async fn run(
     config: Config,
+    controls: Controls,
     world: SharedWorld,
     stop: Stop,
     status: watch::Sender<Status>,
@@ -149,7 +153,8 @@ pub async fn run(
         let letters = Arc::new(store.letters(&owner, letters_bytes).await?);
         targets.push(TargetParts { writes, target: Arc::new(target), letters });
     }
-    let parts = Parts { settings: config.pipeline, source: config.source.source, targets, store, budget };
+    let (settings, source) = (config.pipeline, config.source.source);
+    let parts = Parts { settings, source, targets, store, budget, controls };
     run_parts(parts, world, stop, status).await
 }
 

@@ -33,6 +33,7 @@ pub struct Letters {
 struct Held {
     /// How many letters have a place with this hash. A false hit costs a look into the store.
     places: HashMap<u64, u32>,
+    count: u64,
     bytes: u64,
 }
 
@@ -64,6 +65,7 @@ impl Letters {
             while let Some(row) = rows.next()? {
                 let (index, id, bytes): (String, Vec<u8>, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
                 *held.places.entry(place(&index, &id)).or_default() += 1;
+                held.count += 1;
                 held.bytes = held.bytes.saturating_add(bytes);
             }
             Ok(held)
@@ -79,7 +81,7 @@ impl Letters {
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.held().places.values().map(|&count| u64::from(count)).sum()
+        self.held().count
     }
 
     /// The oldest ones, at most `limit`.
@@ -120,6 +122,7 @@ impl Letters {
         {
             let mut held = self.held();
             *held.places.entry(place).or_default() += 1;
+            held.count += 1;
             held.bytes = held.bytes.saturating_add(new_bytes);
         }
         let keep = move |connection: &mut Connection| {
@@ -195,6 +198,7 @@ impl Letters {
         let Some(bytes) = bytes else { return };
         let mut held = self.held();
         held.bytes = held.bytes.saturating_sub(bytes);
+        held.count = held.count.saturating_sub(1);
         if let Some(count) = held.places.get_mut(&place) {
             *count -= 1;
             if *count == 0 {
@@ -233,6 +237,10 @@ fn place(index: &str, id: &[u8]) -> u64 {
 impl DeadLetters for Letters {
     fn keep(&self, letter: DeadLetter) -> BoxFuture<'_, Result<(), DeadLetterError>> {
         Box::pin(self.put(letter))
+    }
+
+    fn count(&self) -> u64 {
+        self.held().count
     }
 
     fn holds(&self, index: &str, id: &[u8]) -> bool {

@@ -13,6 +13,7 @@
 mod data_dir;
 mod forget;
 mod letters;
+mod look;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::retry::Halt;
 
 pub use forget::Kept;
 pub use letters::{Letters, ListedLetter, letters_of};
+pub use look::{Looked, is_in_use, look};
 pub use sqlite::{FORMAT, Sqlite};
 
 /// What is kept of a pipeline.

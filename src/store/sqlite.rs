@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::data_dir::{self, DATABASE_FILE};
 use super::letters::{Letters, letters_of};
+use super::look::time_key;
 use super::{Saved, Store, StoreError};
 
 /// The newest format of the file that this program knows; it is raised with each change of the
@@ -183,7 +184,7 @@ fn connect(file: &PathBuf, random: u64) -> Result<(Connection, String), StoreErr
 }
 
 /// The file's format; `None` for a new file.
-fn format_of(connection: &Connection) -> rusqlite::Result<Option<u32>> {
+pub(super) fn format_of(connection: &Connection) -> rusqlite::Result<Option<u32>> {
     let tables: u32 =
         connection
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0))?;
@@ -269,10 +270,17 @@ impl Store for Sqlite {
         position: &'a Position,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let row = (pipeline.to_owned(), position.as_text().to_owned());
+        // For people: an older program does not miss it, so it raises no format.
+        let time = (time_key(pipeline), self.unix_seconds().to_string());
         Box::pin(self.run("keep a checkpoint", move |connection| {
             let put = "INSERT INTO pipelines (name, clean, position) VALUES (?1, 0, ?2)
                        ON CONFLICT (name) DO UPDATE SET position = excluded.position";
-            connection.prepare_cached(put)?.execute(row).map(drop)
+            let put_time = "INSERT INTO meta (key, value) VALUES (?1, ?2)
+                            ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+            let transaction = connection.transaction()?;
+            transaction.prepare_cached(put)?.execute(row)?;
+            transaction.prepare_cached(put_time)?.execute(time)?;
+            transaction.commit()
         }))
     }
 

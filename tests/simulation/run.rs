@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rowtide::config::{Auth, Existing, PipelineSettings, TableShape, TargetSettings};
+use rowtide::controls::Controls;
 use rowtide::pipeline::{Parts, PipelineError, TargetParts, run_parts};
 use rowtide::status::Status;
 use rowtide::target::elasticsearch::Trust;
@@ -219,6 +220,7 @@ impl Run {
             targets: std::iter::once(false).chain(several.then_some(true)).map(target).collect(),
             store: store(""),
             budget: budget.clone(),
+            controls: Controls::default(),
         };
         let (stopper, stop) = Stop::pair();
         let (sender, status) = watch::channel(Status::default());

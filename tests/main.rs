@@ -25,6 +25,7 @@ mod contract_postgres_15;
 mod contract_postgres_17;
 #[path = "contract/targets.rs"]
 mod contract_targets;
+mod control;
 mod docker_files;
 mod failover;
 #[allow(dead_code, reason = "a place to stand for suites that are still to come")]

@@ -89,10 +89,9 @@ fn lines(pipeline: &wire::Pipeline) -> String {
     if let Some(age) = pipeline.checkpoint_age_seconds {
         lines.push(format!("last checkpoint {} ago", seconds(age)));
     }
-    let tables = &pipeline.backfill.tables;
-    if !pipeline.backfill.done && !tables.is_empty() {
-        let done = tables.iter().filter(|table| table.done).count();
-        lines.push(format!("{done} of {} tables read", tables.len()));
+    let wire::Backfill { done, tables_total, tables_done, tables, .. } = &pipeline.backfill;
+    if !done && *tables_total > 0 {
+        lines.push(format!("{tables_done} of {tables_total} tables read"));
         for wire::Table { name, rows_read, rows_estimated, .. } in tables.iter().filter(|table| !table.done) {
             let (rows, all) = (words::count(*rows_read), words::count(*rows_estimated));
             lines.push(format!("  {name}: {rows} of about {all} rows"));

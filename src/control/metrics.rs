@@ -62,9 +62,9 @@ const OF_PIPELINES: &[(&str, &str, &str, OfPipeline)] = &[
     ("gauge", "rowtide_budget_limit_bytes", "Bytes that may be charged to it now.", |p| {
         some(p.memory.limit_bytes)
     }),
-    ("gauge", "rowtide_tables", "Tables that are followed.", |p| some(p.backfill.tables.len() as u64)),
+    ("gauge", "rowtide_tables", "Tables that are followed.", |p| some(p.backfill.tables_total)),
     ("gauge", "rowtide_tables_filled", "Tables whose first fill has ended.", |p| {
-        some(p.backfill.tables.iter().filter(|table| table.done).count() as u64)
+        some(p.backfill.tables_done)
     }),
     ("counter", "rowtide_rows_read_total", "Rows read beside the log.", |p| some(p.backfill.rows_read)),
     (

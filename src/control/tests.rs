@@ -220,12 +220,32 @@ async fn what_is_said_of_a_pipeline_is_its_status() {
     assert_eq!(pipeline["changes"]["in_flight"], 35);
     assert_eq!(pipeline["dead_letters"], 30, "of both targets");
     assert_eq!(pipeline["backfill"]["tables"][1]["rows_estimated"], 50);
+    assert_eq!(pipeline["backfill"]["tables"][0]["name"], "public.b", "what is not read comes first");
+    assert_eq!(
+        (&pipeline["backfill"]["tables_total"], &pipeline["backfill"]["tables_done"]),
+        (&json!(2), &json!(1))
+    );
     assert_eq!(pipeline["backfill"]["done"], false);
     assert_eq!(said["process"]["max_rss_bytes"], 256 << 20);
     let fresh = &ask(&channel, "GET /api/v1/pipelines/fresh").await.json()["pipeline"];
     assert_eq!(fresh["lag_seconds"], Value::Null);
     assert_eq!(fresh["targets"][1]["name"], "second", "before it has said anything of them");
     assert_eq!(fresh["backfill"]["done"], false, "nothing is known of its tables yet");
+}
+
+#[tokio::test]
+async fn of_thousands_of_tables_an_answer_names_a_hundred() {
+    let mut status = full_status();
+    let table = status.source.tables[0].clone();
+    status.source.tables.extend((0..5_000).map(|_| table.clone()));
+    let mut channel = channel(None, None);
+    channel.entries = vec![entry("full", status)];
+    let said = ask(&channel, "GET /api/v1/pipelines").await;
+    let backfill = &said.json()["pipelines"][0]["backfill"];
+    assert_eq!((&backfill["tables_total"], &backfill["tables_done"]), (&json!(5_002), &json!(5_001)));
+    assert_eq!(backfill["tables"].as_array().unwrap().len(), 100);
+    assert_eq!(backfill["tables"][0]["done"], false, "what is not read comes first");
+    assert!(said.text.len() < 16 << 10, "{} bytes", said.text.len());
 }
 
 #[tokio::test]

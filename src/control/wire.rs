@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use sources::source::TableProgress;
+
 use super::Entry;
 use crate::controls::Throttle as Rates;
 use crate::ledger::Counts;
@@ -113,6 +115,9 @@ pub struct Memory {
     pub limit_bytes: u64,
 }
 
+/// The most tables that an answer names: there may be thousands, and as many answers as connections.
+pub const TABLES_MOST: usize = 100;
+
 /// The first fill.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Backfill {
@@ -120,7 +125,11 @@ pub struct Backfill {
     pub done: bool,
     /// Rows that were read in this process.
     pub rows_read: u64,
-    /// Each table.
+    /// How many tables there are.
+    pub tables_total: u64,
+    /// How many of them are read.
+    pub tables_done: u64,
+    /// At most [`TABLES_MOST`] of them, those that are not read first.
     pub tables: Vec<Table>,
 }
 
@@ -229,7 +238,6 @@ impl Pipeline {
     pub(super) fn of(entry: &Entry) -> Self {
         let status = entry.status.borrow().clone();
         let source = status.source;
-        let tables: Vec<Table> = source.tables.into_iter().map(Table::of).collect();
         // Before it has started, a pipeline says nothing of its targets.
         let unsaid = |name: &String| TargetStatus { name: name.clone(), ..TargetStatus::default() };
         let targets = match status.targets.is_empty() {
@@ -257,14 +265,24 @@ impl Pipeline {
                 most_bytes: status.memory.most as u64,
                 limit_bytes: status.memory.limit as u64,
             },
-            backfill: Backfill {
-                done: !tables.is_empty() && tables.iter().all(|table| table.done),
-                rows_read: source.rows_read,
-                tables,
-            },
+            backfill: Backfill::of(source.rows_read, source.tables),
             changes: Changes::of(&status.counts),
             dead_letters: targets.iter().map(|target| target.dead_letters).sum(),
             targets: targets.into_iter().map(Target::of).collect(),
+        }
+    }
+}
+
+impl Backfill {
+    fn of(rows_read: u64, tables: Vec<TableProgress>) -> Self {
+        let (total, done) = (tables.len(), tables.iter().filter(|table| table.done).count());
+        let (read, unread): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| table.done);
+        Self {
+            done: total > 0 && done == total,
+            rows_read,
+            tables_total: total as u64,
+            tables_done: done as u64,
+            tables: unread.into_iter().chain(read).take(TABLES_MOST).map(Table::of).collect(),
         }
     }
 }
@@ -307,8 +325,8 @@ impl Target {
 }
 
 impl Table {
-    fn of(table: sources::source::TableProgress) -> Self {
-        let sources::source::TableProgress { name, rows_estimated, rows_read, done } = table;
+    fn of(table: TableProgress) -> Self {
+        let TableProgress { name, rows_estimated, rows_read, done } = table;
         Self { name, rows_read, rows_estimated, done }
     }
 }

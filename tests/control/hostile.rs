@@ -89,7 +89,7 @@ async fn bad_requests_are_refused_and_change_nothing() {
         // Heads.
         (431, format!("GET /metrics HTTP/1.1\r\n{host}X: {huge}\r\n{end}")),
         (431, format!("GET /metrics HTTP/1.1\r\n{host}{}{end}", "A: b\r\n".repeat(200))),
-        (414, format!("GET /{huge} HTTP/1.1\r\n{host}{end}")),
+        (431, format!("GET /{huge} HTTP/1.1\r\n{host}{end}")),
         (400, "\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03 TLS\r\n\r\n".to_owned()),
         (400, format!("GET /metrics HTTP/1.1\r\n{end}")),
         // Places.

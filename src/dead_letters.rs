@@ -96,6 +96,9 @@ pub trait DeadLetters: Send + Sync {
     /// Makes a letter durable; an older one of the same place gives way to it.
     fn keep(&self, letter: DeadLetter) -> BoxFuture<'_, Result<(), DeadLetterError>>;
 
+    /// How many letters are kept; answered from memory.
+    fn count(&self) -> u64;
+
     /// Whether a letter of this place is kept. Answered from memory: it is asked for every change
     /// that settles.
     fn holds(&self, index: &str, id: &[u8]) -> bool;

@@ -2,6 +2,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod controls;
 pub mod dead_letters;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

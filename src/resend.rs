@@ -18,6 +18,7 @@ use sources::budget::{Budget, Class};
 use sources::position::Version;
 use sources::world::{BoxFuture, SharedWorld};
 
+use crate::controls::Controls;
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::lanes::{Action, Event, Kind, Lanes, Settings, Surroundings};
 use crate::lease::{Lease, Standing};
@@ -127,6 +128,7 @@ impl Resend {
             target: self.target.clone(),
             dead_letters,
             permit: Arc::new(move |_| permit.is_valid()),
+            controls: Controls::default(),
         };
         let (lanes, mut events) = Lanes::start(settings, surroundings);
         let segment = Ledger::new().segment();
@@ -291,6 +293,10 @@ impl DeadLetters for Telling {
             (self.tell)(Told::Refused(&letter));
             self.letters.keep(letter).await
         })
+    }
+
+    fn count(&self) -> u64 {
+        self.letters.count()
     }
 
     fn holds(&self, index: &str, id: &[u8]) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sources::source::SourceStatus;
 
+use crate::controls::Sent;
 use crate::ledger::Counts;
 
 /// What a pipeline is doing.
@@ -19,6 +20,8 @@ pub enum State {
     Backfilling,
     /// Everything was read; the log is followed.
     Following,
+    /// A person has paused it: nothing is sent.
+    Paused,
     /// Told to stop: waiting for the last answers.
     Stopping,
     /// Drained and recorded.
@@ -28,6 +31,18 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [State; 8] = [
+        State::Starting,
+        State::Waiting,
+        State::Backfilling,
+        State::Following,
+        State::Paused,
+        State::Stopping,
+        State::Stopped,
+        State::Halted,
+    ];
+
     /// The state in one word.
     pub fn name(self) -> &'static str {
         match self {
@@ -35,6 +50,7 @@ impl State {
             State::Waiting => "waiting",
             State::Backfilling => "backfilling",
             State::Following => "following",
+            State::Paused => "paused",
             State::Stopping => "stopping",
             State::Stopped => "stopped",
             State::Halted => "halted",
@@ -62,6 +78,8 @@ pub struct TargetStatus {
     pub counts: Counts,
     /// What its lanes wait for, in words; `None` when nothing.
     pub waiting_for: Option<String>,
+    /// Dead letters that are kept of it, from earlier processes too.
+    pub dead_letters: u64,
 }
 
 /// What a running pipeline says of itself.
@@ -79,6 +97,10 @@ pub struct Status {
     pub targets: Vec<TargetStatus>,
     /// Changes a second that were settled, over the last seconds.
     pub docs_per_s: f64,
+    /// What was sent to all targets.
+    pub sent: Sent,
+    /// Bytes of request bodies a second, over the last seconds.
+    pub bytes_per_s: f64,
     /// From the commit of the newest settled transaction until now while anything is behind; zero
     /// when nothing is; `None` before anything was settled.
     pub lag: Option<Duration>,

@@ -1,12 +1,14 @@
 //! The command line: what a person types, and what the process says when it ends.
 
 mod bars;
+mod channel;
 mod check;
 mod dead_letters;
 mod init;
 mod remove;
 mod report;
 mod run;
+mod status;
 mod words;
 
 use std::io::IsTerminal;
@@ -36,6 +38,14 @@ enum Command {
     Run(RunArgs),
     /// Says everything that is missing, each with what mends it; changes nothing
     Check(CheckArgs),
+    /// What every pipeline does; where nothing runs, what is kept of it
+    Status(status::StatusArgs),
+    /// Sends nothing to the targets of a pipeline until it is resumed
+    Pause(channel::NamedArgs),
+    /// Ends a pause
+    Resume(channel::NamedArgs),
+    /// Sets how fast a pipeline sends, while it runs
+    Throttle(channel::ThrottleArgs),
     /// Takes down what a retired source holds: slot, publication, state, and the index if told so
     Remove(RemoveArgs),
     /// Lists, shows, sends again or deletes the documents that an index refused
@@ -113,6 +123,10 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Init(args) => with_runtime(init::init(&args, RealWorld::shared())),
         Command::Remove(args) => execute_remove(&args),
         Command::DeadLetters(args) => dead_letters::execute(args),
+        Command::Status(args) => status::execute(&args),
+        Command::Pause(args) => channel::pause(&args),
+        Command::Resume(args) => channel::resume(&args),
+        Command::Throttle(args) => channel::throttle(&args),
     }
     .into()
 }

@@ -46,7 +46,7 @@ pub(super) fn log(status: &Status) {
     );
 }
 
-fn log_target(TargetStatus { name, counts, waiting_for }: &TargetStatus) {
+fn log_target(TargetStatus { name, counts, waiting_for, .. }: &TargetStatus) {
     info!(
         { field::TARGET } = name,
         { field::REASON } = waiting_for,

@@ -1,6 +1,7 @@
 //! `rowtide run`: the pipelines, their signals and their status.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use tracing::{Instrument, Span, error, info, warn};
 use super::bars::Bars;
 use super::{Exit, report};
 use crate::config::Config;
+use crate::control::{self, Entry};
+use crate::controls::Controls;
 use crate::memory::{govern, resident};
 use crate::pipeline::{PipelineError, Plan};
 use crate::retry::Halt;
 use crate::status::{State, Status};
 use crate::store::{Sqlite, StoreError};
-use crate::supervisor::{self, Ended, Supervisor};
+use crate::supervisor::{self, Ended, Running, Supervisor};
 use crate::telemetry::{self, field};
 
 /// A pipeline waits at most 8 s for answers once it is told to stop, and then records where it is;
@@ -36,10 +39,19 @@ pub(super) async fn run(config: Config, world: SharedWorld, bars: Option<Bars>) 
         }
     };
     let max_rss = config.memory.max_rss;
-    let (mut supervisor, _governor) = match start(config, &world) {
+    let http = config.http.clone();
+    let listener = match control::listen(http.as_ref()).await {
+        Ok(listener) => listener,
+        Err(halt) => return say_error(&halt.into()),
+    };
+    let (mut supervisor, controls, _governor) = match start(config, &world) {
         Ok(started) => started,
         Err(error) => return say_error(&PipelineError::from(error)),
     };
+    let _channel = http.zip(listener).map(|(http, listener)| {
+        let entries = supervisor.pipelines().iter().zip(controls).map(entry).collect();
+        control::start(&http, listener, entries, max_rss, &world)
+    });
     let watched: Vec<Watched> = supervisor.pipelines().iter().map(|one| one.status.clone()).collect();
     let several = watched.len() > 1;
     let names = supervisor.pipelines().iter().map(|one| one.name.as_str());
@@ -87,7 +99,7 @@ fn span_of(pipeline: &str, several: bool) -> Span {
 }
 
 /// One store and one governor for all pipelines; what is dropped last governs them.
-fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Task), StoreError> {
+fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Vec<Controls>, Task), StoreError> {
     let several = config.pipelines.len() > 1;
     let version = env!("CARGO_PKG_VERSION");
     let (budget_bytes, max_rss) = (config.memory.budget_bytes, config.memory.max_rss);
@@ -106,6 +118,7 @@ fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Task), Stor
     let document_bytes_max = config.memory.document_bytes_max;
     let letters_bytes = config.dead_letters_bytes / targets as u64;
     let mut budgets = Vec::with_capacity(config.pipelines.len());
+    let mut controls = Vec::with_capacity(config.pipelines.len());
     let mut works = Vec::with_capacity(config.pipelines.len());
     for one in config.pipelines {
         let (name, source) = (one.settings.name.clone(), one.source.name.clone());
@@ -117,10 +130,24 @@ fn start(config: Config, world: &SharedWorld) -> Result<(Supervisor, Task), Stor
         let world = if several { telemetry::named(world, &name) } else { world.clone() };
         let plan = Plan::new(one, store.clone(), letters_bytes, document_bytes_max);
         budgets.push(plan.budget.clone());
+        controls.push(plan.controls.clone());
         works.push(supervisor::work(plan, source, world));
     }
     let governor = govern(world, budgets, max_rss);
-    Ok((Supervisor::start(works), governor))
+    Ok((Supervisor::start(works), controls, governor))
+}
+
+/// A pipeline for those who ask.
+fn entry((running, controls): (&Running, Controls)) -> Entry {
+    let again = running.clone();
+    Entry {
+        name: running.name.clone(),
+        source: running.source.clone(),
+        targets: running.targets.clone(),
+        status: running.status.clone(),
+        controls,
+        restart: Some(Arc::new(move || again.restart().map_err(|error| error.to_string()))),
+    }
 }
 
 /// What was said last is shown, then how it ended.

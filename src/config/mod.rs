@@ -11,6 +11,7 @@
 mod condition;
 mod dead_letters;
 mod environment;
+mod http;
 mod index;
 #[cfg(test)]
 mod index_tests;
@@ -39,6 +40,7 @@ use sources::{Make, TableSettings};
 
 pub use condition::{Comparison, Condition, Literal, RowFilter};
 pub use environment::Environment;
+pub use http::HttpSettings;
 pub use memory::{BUDGET_BYTES_MIN, FLOOR_BYTES, Load, Memory, PIPELINE_BYTES, budget_bytes};
 pub use pipeline::{PipelineSettings, TableShape, index_fault, is_reserved_field};
 pub use problem::{ConfigError, Place, Problem, Problems};
@@ -61,6 +63,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What the process may hold.
     pub memory: Memory,
+    /// Where a running process can be asked; `None`: nowhere.
+    pub http: Option<HttpSettings>,
     /// The most bytes that all dead letters of the process may hold on the disk, those of each target of each
     /// pipeline an equal part.
     pub dead_letters_bytes: u64,
@@ -126,6 +130,7 @@ fn judge(
 ) -> Option<Config> {
     let mut section = Section::new(KeyPath::default(), Place::Line(1), root);
     let data_dir = section.required_text("data_dir", "rowtide-data", problems);
+    let http = section.section("http", problems).map(|section| http::read(section, folder, problems));
     let memory_section = section.section("memory", problems);
     let letters_section = section.section("dead_letters", problems);
     let source_sections = section.sections("sources", problems);
@@ -164,7 +169,13 @@ fn judge(
         }
         pipelines.push(PipelineConfig { source, targets, settings: named.pipeline, budget_bytes });
     }
-    Some(Config { data_dir: folder.join(data_dir?), memory, dead_letters_bytes, pipelines })
+    Some(Config {
+        data_dir: folder.join(data_dir?),
+        memory,
+        http: http.flatten(),
+        dead_letters_bytes,
+        pipelines,
+    })
 }
 
 /// A section that was judged, with its place for what is found out later.

@@ -24,6 +24,7 @@ use super::request::{Refused, Request};
 use super::settling::{End, Settling};
 use super::taint::Taints;
 use super::{Drained, Input, LaneStatus, Shared};
+use crate::controls::Held;
 use crate::dead_letters::DeadLetter;
 use crate::retry::Halt;
 use crate::target::{Bulk, TargetError};
@@ -50,6 +51,9 @@ pub(super) struct Lane {
     taints: Taints,
     question: Option<BoxFuture<'static, Answer>>,
     drains: Vec<oneshot::Sender<Drained>>,
+    /// Nothing is sent any more; who waits for what was in flight.
+    leaves: Vec<oneshot::Sender<Drained>>,
+    has_left: bool,
     flush: bool,
     /// Since when something has been ready.
     ready_since: Option<Moment>,
@@ -66,8 +70,12 @@ pub(super) struct Lane {
 
 /// What to do next.
 enum Next {
-    Send(Slot),
-    Wait { until: Option<Moment>, why: Option<&'static str> },
+    /// With what was paid for it: about how many actions and bytes it was to have.
+    Send(Slot, (usize, usize)),
+    Wait {
+        until: Option<Moment>,
+        why: Option<&'static str>,
+    },
 }
 
 impl Lane {
@@ -83,6 +91,8 @@ impl Lane {
             taints: Taints::default(),
             question: None,
             drains: Vec::new(),
+            leaves: Vec::new(),
+            has_left: false,
             flush: false,
             ready_since: None,
             opens_at: now + shared.settings.start_quarantine.unwrap_or_default(),
@@ -113,7 +123,7 @@ impl Lane {
             self.answer_drains();
             self.ask();
             match self.next() {
-                Next::Send(slot) => self.send(slot).await?,
+                Next::Send(slot, paid) => self.send(slot, paid).await?,
                 Next::Wait { until, why } => {
                     self.tell_status(0, why);
                     if !self.wait(until).await {
@@ -144,6 +154,10 @@ impl Lane {
             }
             Input::Flush => self.flush = true,
             Input::Drain(done) => self.drains.push(done),
+            Input::Leave(done) => {
+                self.has_left = true;
+                self.leaves.push(done);
+            }
         }
     }
 
@@ -153,10 +167,14 @@ impl Lane {
     }
 
     fn answer_drains(&mut self) {
+        // Never asked while a request is in flight.
+        let unresolved = self.taints.unresolved();
+        for done in self.leaves.drain(..) {
+            let _the_end_was_given_up = done.send(Drained { unresolved });
+        }
         if self.drains.is_empty() || self.pending.len() > 0 || !self.requests.is_empty() {
             return;
         }
-        let unresolved = self.taints.unresolved();
         for done in self.drains.drain(..) {
             let _the_drain_was_given_up = done.send(Drained { unresolved });
         }
@@ -164,6 +182,10 @@ impl Lane {
 
     fn next(&self) -> Next {
         let now = self.now();
+        if self.has_left {
+            self.shared.limit.leave(self.number);
+            return Next::Wait { until: None, why: None };
+        }
         if self.requests.is_empty() {
             let Some(due) = self.due() else { return Next::Wait { until: None, why: None } };
             if now < due {
@@ -181,8 +203,17 @@ impl Lane {
             self.shared.limit.leave(self.number);
             return Next::Wait { until: Some(now + PERMIT_AGAIN), why: Some("the permission to write") };
         }
-        match self.shared.limit.take(self.number, self.bytes_wanted(), now) {
-            Ok(slot) => Next::Send(slot),
+        let controls = &self.shared.surroundings.controls;
+        if let Err(held) = controls.may_send(now) {
+            return self.held(held, now);
+        }
+        let (documents, bytes) = self.wanted();
+        match self.shared.limit.take(self.number, bytes, now) {
+            // Of several lanes that have found the way free, one begins.
+            Ok(slot) => match controls.begin(documents, bytes, now) {
+                Ok(()) => Next::Send(slot, (documents, bytes)),
+                Err(held) => self.held(held, now),
+            },
             Err(NotYet { until }) => {
                 let others_wait_for_it = self.waiting_for.is_none();
                 let why = others_wait_for_it.then_some("its turn: the target takes no more at once");
@@ -191,19 +222,38 @@ impl Lane {
         }
     }
 
+    /// A person lets nothing go now: looked at again and again, since that ends by no notice.
+    fn held(&self, held: Held, now: Moment) -> Next {
+        self.shared.limit.leave(self.number);
+        let again = now + PERMIT_AGAIN;
+        match held {
+            Held::Paused => Next::Wait { until: Some(again), why: None },
+            Held::Throttled(until) => Next::Wait { until: Some(until.min(again)), why: None },
+        }
+    }
+
+    /// The most actions and bytes of a request now; a larger document goes alone.
+    fn most(&self) -> (usize, usize) {
+        let count = self.shared.settings.bulk_count_max;
+        self.shared.surroundings.controls.request_most(count, self.shared.limit.bytes())
+    }
+
     fn may_write(&self, now: Moment) -> bool {
         self.shared.surroundings.permit.may_write(now)
     }
 
-    /// About how large the next request will be.
-    fn bytes_wanted(&self) -> usize {
-        let most = self.shared.limit.bytes();
+    /// About how many actions and bytes the next request will have.
+    fn wanted(&self) -> (usize, usize) {
+        let (count, most) = self.most();
         match self.requests.last() {
-            Some(request) if request.items.len() > 1 => request.body().len().min(most),
-            Some(request) => request.body().len(),
+            Some(request) if request.items.len() > 1 => {
+                (request.items.len().min(count), request.body().len().min(most))
+            }
+            Some(request) => (request.items.len(), request.body().len()),
             None => {
                 let first = self.pending.first().map_or(0, |entry| entry.action.data.len());
-                first.max(self.pending.ready_bytes().min(most))
+                let bytes = first.max(self.pending.ready_bytes().min(most));
+                (self.pending.ready_count().min(count), bytes)
             }
         }
     }
@@ -212,8 +262,8 @@ impl Lane {
     fn due(&self) -> Option<Moment> {
         let settings = &self.shared.settings;
         let since = self.ready_since?;
-        let full = self.pending.ready_bytes() >= self.shared.limit.bytes()
-            || self.pending.ready_count() >= settings.bulk_count_max;
+        let (count, bytes) = self.most();
+        let full = self.pending.ready_bytes() >= bytes || self.pending.ready_count() >= count;
         let at_once = full || self.flush || !self.drains.is_empty();
         let paced = self.sent_at.map_or(since, |sent_at| since.max(sent_at + settings.linger));
         Some(if at_once { since } else { paced })
@@ -274,9 +324,9 @@ impl Lane {
 
     /// The request to send now: what goes again goes by today's limit.
     fn take_request(&mut self) -> Option<Request> {
-        let most = self.shared.limit.bytes();
+        let (count, bytes) = self.most();
         let mut request = self.requests.pop()?;
-        while request.body().len() > most {
+        while request.body().len() > bytes || request.items.len() > count {
             match request.halve() {
                 Ok((first, second)) => {
                     self.requests.push(second);
@@ -288,11 +338,12 @@ impl Lane {
         Some(request)
     }
 
-    async fn send(&mut self, mut slot: Slot) -> Result<(), Halt> {
+    async fn send(&mut self, mut slot: Slot, paid: (usize, usize)) -> Result<(), Halt> {
         if self.requests.is_empty() {
             self.cut().await?;
             // What could never be sent may have taken its time.
-            if self.shared.is_halted() || !self.may_write(self.now()) {
+            let is_paused = self.shared.surroundings.controls.is_paused();
+            if is_paused || self.shared.is_halted() || !self.may_write(self.now()) {
                 return Ok(());
             }
         }
@@ -304,6 +355,7 @@ impl Lane {
         let opaque_id = format!("rowtide-{owner}-{}-{}", self.number, self.named);
         let actions = request.items.len();
         self.tell_status(actions, None);
+        self.shared.surroundings.controls.goes(actions, request.body().len(), paid);
         let target = self.shared.surroundings.target.clone();
         let mut bulk = target.bulk(Bulk { opaque_id: opaque_id.clone(), body: request.body(), actions });
         let mut open = true;
@@ -334,7 +386,7 @@ impl Lane {
 
     /// Makes the next request of what is ready and allowed.
     async fn cut(&mut self) -> Result<(), Halt> {
-        let bytes_max = self.shared.limit.bytes();
+        let (count_max, bytes_max) = self.most();
         let mut entries: Vec<Entry> = Vec::new();
         let mut refused = Vec::new();
         let mut bytes = 0;
@@ -345,7 +397,7 @@ impl Lane {
                 continue;
             }
             let more = bytes + action.data.len();
-            let full = more > bytes_max || entries.len() >= self.shared.settings.bulk_count_max;
+            let full = more > bytes_max || entries.len() >= count_max;
             if full && !entries.is_empty() && !first.is_dead() {
                 break;
             }

@@ -30,6 +30,7 @@ use sources::position::Version;
 use sources::world::{Moment, SharedWorld, Task};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::controls::Controls;
 use crate::dead_letters::DeadLetters;
 use crate::ledger::{Ends, SegmentId};
 use crate::retry::Halt;
@@ -119,7 +120,7 @@ impl std::fmt::Debug for Action {
     }
 }
 
-/// Whether this process may write now: its lease is valid, nobody has paused it.
+/// Whether this process may write now: its lease is valid.
 pub trait Permit: Send + Sync {
     /// Asked before each request.
     fn may_write(&self, now: Moment) -> bool;
@@ -188,6 +189,8 @@ pub struct Surroundings {
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Asked before each request.
     pub permit: Arc<dyn Permit>,
+    /// Whether a person has paused or throttled the pipeline: asked before each request, too.
+    pub controls: Controls,
 }
 
 /// What lanes tell the pipeline.
@@ -230,6 +233,7 @@ enum Input {
     Actions(Vec<(u64, Action)>, Charge),
     Flush,
     Drain(oneshot::Sender<Drained>),
+    Leave(oneshot::Sender<Drained>),
 }
 
 /// What all lanes and their handle share.
@@ -316,10 +320,14 @@ impl Lanes {
 
     /// Ends when everything that was submitted is settled. The caller sets the limit of time.
     pub async fn drain(&self) -> Result<Drained, Stopped> {
+        self.ask_all(Input::Drain).await
+    }
+
+    async fn ask_all(&self, ask: fn(oneshot::Sender<Drained>) -> Input) -> Result<Drained, Stopped> {
         let mut answers = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
             let (done, answer) = oneshot::channel();
-            input.send(Input::Drain(done)).map_err(|_| Stopped)?;
+            input.send(ask(done)).map_err(|_| Stopped)?;
             answers.push(answer);
         }
         let mut all = Drained::default();
@@ -327,6 +335,12 @@ impl Lanes {
             all.unresolved += answer.await.map_err(|_| Stopped)?.unresolved;
         }
         Ok(all)
+    }
+
+    /// Sends nothing any more, and ends when what was in flight is answered: what is pending is left, and
+    /// submitted again by the next process.
+    pub async fn leave(&self) -> Result<Drained, Stopped> {
+        self.ask_all(Input::Leave).await
     }
 
     /// What each lane says of itself.

@@ -98,6 +98,15 @@ pub(super) async fn drained(lanes: Vec<Arc<Lanes>>) -> Result<usize, Stopped> {
     Ok(unresolved)
 }
 
+/// Nothing is sent any more, and what was in flight is answered; how many requests may still be executed unseen.
+pub(super) async fn left(lanes: Vec<Arc<Lanes>>) -> Result<usize, Stopped> {
+    let mut unresolved = 0;
+    for lanes in lanes {
+        unresolved += lanes.leave().await?.unresolved;
+    }
+    Ok(unresolved)
+}
+
 /// How a checkpoint names an index: an alias has no slash, and neither has a target's name.
 pub(super) fn index_of(target: &str, alias: &str) -> String {
     format!("{target}/{alias}")

@@ -13,11 +13,12 @@ use sources::world::{BoxFuture, SharedWorld};
 use tokio::sync::{mpsc, watch};
 
 use super::barrier::Barrier;
-use super::branch::{Branch, drained, newest_durable, next_event};
+use super::branch::{Branch, drained, left, newest_durable, next_event};
 use super::report::Rate;
 use super::saver::Saver;
 use super::{PipelineError, SourceEnd, judge_source};
-use crate::lanes::{Action, Event, Lanes};
+use crate::controls::{Controls, Throttle};
+use crate::lanes::{Action, Event, Lanes, Stopped};
 use crate::ledger::{Checkpoint, Counts};
 use crate::retry::Halt;
 use crate::shape::{Entered, Shape};
@@ -66,6 +67,9 @@ pub(super) struct Intake {
     pub(super) is_trusted: bool,
     pub(super) budget: Budget,
     pub(super) documents: Rate,
+    pub(super) bytes: Rate,
+    /// What a person asks of the pipeline.
+    pub(super) controls: Controls,
     /// A first checkpoint is kept: from then on the index is filled by this store.
     pub(super) has_position: bool,
 }
@@ -326,18 +330,37 @@ impl Intake {
         Ok(())
     }
 
-    /// Everything that was submitted is settled, and what that makes durable is saved.
+    /// Everything that was submitted is settled, and what that makes durable is saved; how many requests may
+    /// still be executed unseen.
     pub(super) async fn drain(&mut self) -> Result<usize, PipelineError> {
-        let stopped = |_| PipelineError::Failed("the lanes have ended".to_owned());
-        let lanes: Vec<Arc<Lanes>> = self.branches.iter().map(|branch| branch.lanes.clone()).collect();
+        let lanes = self.lanes();
         if let Err(ended) = lanes.iter().try_for_each(|lanes| lanes.flush()) {
             // Why is told by what was not heard yet.
             self.hear_all()?;
-            return Err(stopped(ended));
+            return Err(lanes_ended(ended));
         }
+        self.hear_until(drained(lanes)).await
+    }
+
+    /// The same at the end of a pipeline that a person has paused or made slow: what was not sent is left, and read
+    /// again by the next process.
+    async fn leave(&mut self) -> Result<usize, PipelineError> {
+        let lanes = self.lanes();
+        self.hear_until(left(lanes)).await
+    }
+
+    fn lanes(&self) -> Vec<Arc<Lanes>> {
+        self.branches.iter().map(|branch| branch.lanes.clone()).collect()
+    }
+
+    /// Hears what the lanes tell while they end their work, and saves what that makes durable.
+    async fn hear_until(
+        &mut self,
+        ending: impl Future<Output = Result<usize, Stopped>>,
+    ) -> Result<usize, PipelineError> {
         let mut tick = self.world.sleep(STATUS_EVERY);
         let drained = {
-            let mut draining = std::pin::pin!(drained(lanes));
+            let mut draining = std::pin::pin!(ending);
             loop {
                 let step = tokio::select! {
                     biased;
@@ -355,7 +378,7 @@ impl Intake {
             }
         };
         self.hear_all()?;
-        let unresolved = drained.map_err(stopped)?;
+        let unresolved = drained.map_err(lanes_ended)?;
         self.saver.settle().await?;
         Ok(unresolved)
     }
@@ -374,7 +397,8 @@ impl Intake {
 
     /// The end: waits for answers, saves, and says whether all of it is in order.
     pub(super) async fn close(&mut self, store: &dyn Store) -> Result<(), PipelineError> {
-        let unresolved = self.drain().await?;
+        let is_free = !self.controls.is_paused() && self.controls.throttle() == Throttle::default();
+        let unresolved = if is_free { self.drain().await? } else { self.leave().await? };
         if unresolved > 0 {
             return Err(PipelineError::Failed(format!("{unresolved} requests are unresolved")));
         }
@@ -410,6 +434,10 @@ impl Intake {
     fn read(&self) -> u64 {
         self.branches.iter().map(|branch| branch.ledger.counts().read).sum()
     }
+}
+
+fn lanes_ended(_: Stopped) -> PipelineError {
+    PipelineError::Failed("the lanes have ended".to_owned())
 }
 
 fn place_of(item: &Item) -> Option<Offset> {

@@ -23,6 +23,7 @@ use sources::world::{SharedWorld, within};
 use tokio::sync::watch;
 
 use crate::config::{PipelineConfig, PipelineSettings, TargetSettings};
+use crate::controls::Controls;
 use crate::dead_letters::DeadLetters;
 use crate::lease::LeaseError;
 use crate::ledger::Counts;
@@ -112,6 +113,8 @@ pub struct Parts {
     pub budget: Budget,
     /// The most bytes one row may have.
     pub document_bytes_max: usize,
+    /// What a person asks of it while it runs.
+    pub controls: Controls,
 }
 
 /// One target of a pipeline.
@@ -140,6 +143,8 @@ pub struct Plan {
     pub letters: LetterLimits,
     /// The largest document, in bytes.
     pub document_bytes_max: usize,
+    /// What a person asks of it while it runs; it goes on over restarts.
+    pub controls: Controls,
 }
 
 impl Plan {
@@ -152,7 +157,16 @@ impl Plan {
         budget.keep_ahead(writes.iter().map(under_way).fold(0, usize::saturating_add));
         let all_bytes = letters_bytes.saturating_mul(writes.len() as u64);
         let letters = LetterLimits::of_each(writes.len(), all_bytes, &budget);
-        Self { settings, source: source.source, targets: writes, store, budget, letters, document_bytes_max }
+        Self {
+            settings,
+            source: source.source,
+            targets: writes,
+            store,
+            budget,
+            letters,
+            document_bytes_max,
+            controls: Controls::default(),
+        }
     }
 
     /// Connects nothing yet.
@@ -175,6 +189,7 @@ impl Plan {
             store: Arc::new(self.store.clone()),
             budget: self.budget.clone(),
             document_bytes_max: self.document_bytes_max,
+            controls: self.controls.clone(),
         })
     }
 }

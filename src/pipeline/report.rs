@@ -9,6 +9,9 @@ use super::intake::Intake;
 use crate::ledger::Counts;
 use crate::status::{State, TargetStatus};
 
+/// Why a paused pipeline sends nothing.
+const PAUSED: &str = "a person has paused it; rowtide resume lets it go on";
+
 impl Intake {
     /// What each target says, and what is waited for at the first that waits.
     fn targets(&self) -> (Vec<TargetStatus>, Option<String>) {
@@ -19,7 +22,12 @@ impl Intake {
             let named =
                 waits.clone().map(|why| if several { format!("{}: {why}", branch.name) } else { why });
             waiting = waiting.take().or(named);
-            TargetStatus { name: branch.name.clone(), counts: branch.ledger.counts(), waiting_for: waits }
+            TargetStatus {
+                name: branch.name.clone(),
+                counts: branch.ledger.counts(),
+                waiting_for: waits,
+                dead_letters: branch.letters.count(),
+            }
         };
         let targets = self.branches.iter().map(status).collect();
         (targets, waiting)
@@ -33,6 +41,9 @@ impl Intake {
         let source = self.source_status.borrow().clone();
         let now = self.world.now();
         let docs_per_s = self.documents.at(now, counts.ends.total());
+        let sent = self.controls.sent();
+        let bytes_per_s = self.bytes.at(now, sent.bytes);
+        let is_paused = self.controls.is_paused();
         let checkpoint_age = self.saver.saved_at().map(|at| now.saturating_sub(at));
         let waiting = source.waiting_for.clone().or_else(|| source.reads_wait_for.clone()).or(lanes_wait);
         let filled = source.tables.iter().all(|table| table.done);
@@ -40,11 +51,12 @@ impl Intake {
         self.status.send_modify(|status| {
             if status.state != State::Stopping {
                 status.state = match (&waiting, filled) {
+                    _ if is_paused => State::Paused,
                     (Some(_), _) => State::Waiting,
                     (None, true) => State::Following,
                     (None, false) => State::Backfilling,
                 };
-                status.reason = waiting;
+                status.reason = if is_paused { Some(PAUSED.to_owned()) } else { waiting };
             }
             // A displaced row of a read was read, and superseded at the merge (law 6).
             status.counts = counts;
@@ -52,6 +64,8 @@ impl Intake {
             status.counts.ends.superseded += source.rows_displaced;
             status.targets = targets;
             status.docs_per_s = docs_per_s;
+            status.sent = sent;
+            status.bytes_per_s = bytes_per_s;
             status.lag = lag;
             status.checkpoint_age = checkpoint_age;
             status.memory.used = self.budget.used();
@@ -66,12 +80,20 @@ impl Intake {
         let (targets, why) = self.targets();
         let in_flight: u64 = targets.iter().map(|target| target.counts.in_flight()).sum();
         let why = why.unwrap_or_else(|| format!("the target's answers about {in_flight} changes"));
-        self.status.send_if_modified(|status| {
-            if status.state == State::Waiting {
-                status.reason = Some(why);
-                return true;
+        let is_paused = self.controls.is_paused();
+        self.status.send_if_modified(|status| match status.state {
+            State::Stopping => false,
+            _ if is_paused => {
+                status.state = State::Paused;
+                status.reason = Some(PAUSED.to_owned());
+                true
             }
-            false
+            State::Waiting | State::Paused => {
+                status.state = State::Waiting;
+                status.reason = Some(why);
+                true
+            }
+            _ => false,
         });
     }
 

@@ -99,6 +99,8 @@ impl Pipeline {
             is_trusted: clean || saved.position.is_none(),
             budget: budget.clone(),
             documents: Rate::default(),
+            bytes: Rate::default(),
+            controls: self.parts.controls.clone(),
             has_position: saved.position.is_some(),
         })
     }
@@ -171,6 +173,7 @@ impl Pipeline {
             target: target.clone(),
             dead_letters: letters.clone(),
             permit: Arc::new(move |_| permit.is_valid()),
+            controls: self.parts.controls.clone(),
         };
         let (lanes, events) = Lanes::start(settings, surroundings);
         let looks = watch_indices(self.world.clone(), target.clone(), uuids, tell.clone());

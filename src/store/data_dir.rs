@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::StoreError;
 
-const LOCK_FILE: &str = "rowtide.lock";
+pub(super) const LOCK_FILE: &str = "rowtide.lock";
 pub(super) const DATABASE_FILE: &str = "rowtide.sqlite";
 
 /// Nobody but the owner may look: dead letters hold documents.

@@ -1,6 +1,7 @@
 //! The end of a pipeline: what the store keeps of it.
 
 use super::StoreError;
+use super::look::time_key;
 use super::sqlite::Sqlite;
 
 /// Dead letters are kept by `pipeline/target`, before format 3 by pipeline.
@@ -38,6 +39,7 @@ impl Sqlite {
         let forget = move |connection: &mut rusqlite::Connection| {
             let transaction = connection.transaction()?;
             transaction.execute("DELETE FROM pipelines WHERE name = ?1", [&pipeline])?;
+            transaction.execute("DELETE FROM meta WHERE key = ?1", [time_key(&pipeline)])?;
             transaction.execute(&format!("DELETE FROM dead_letters WHERE {OF_PIPELINE}"), [&pipeline])?;
             transaction.commit()
         };

@@ -107,11 +107,6 @@ impl Letters {
         self.held().bytes
     }
 
-    /// How many there are.
-    pub fn count(&self) -> u64 {
-        self.held().places.len() as u64
-    }
-
     /// The oldest ones, at most `limit`.
     pub async fn list(&self, limit: u32) -> Result<Vec<ListedLetter>, StoreError> {
         let pipeline = self.pipeline.to_string();
@@ -265,6 +260,10 @@ fn place(index: &str, id: &[u8]) -> u64 {
 impl DeadLetters for Letters {
     fn keep(&self, letter: DeadLetter) -> BoxFuture<'_, Result<(), DeadLetterError>> {
         Box::pin(self.put(letter))
+    }
+
+    fn count(&self) -> u64 {
+        self.held().places.len() as u64
     }
 
     fn holds(&self, index: &str, id: &[u8]) -> bool {

@@ -14,6 +14,7 @@ mod chosen;
 mod data_dir;
 mod forget;
 mod letters;
+mod look;
 mod places;
 mod sqlite;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::retry::Halt;
 pub use chosen::{Choice, KeptLetter, Sum};
 pub use forget::Kept;
 pub use letters::{LetterLimits, Letters, ListedLetter, letters_of};
+pub use look::{Looked, is_in_use, look};
 pub use sqlite::{FORMAT, Sqlite};
 
 /// What is kept of a pipeline.

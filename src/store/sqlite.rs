@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use super::data_dir::{self, DATABASE_FILE, Lock};
 use super::letters::{LetterLimits, Letters, letters_of};
+use super::look::time_key;
 use super::{Saved, Store, StoreError};
 use crate::dead_letters::DeadLetterError;
 
@@ -225,7 +226,7 @@ fn judge_format(connection: &Connection, file: &Path) -> Result<(), StoreError> 
 }
 
 /// The file's format; `None` for a new file.
-fn format_of(connection: &Connection) -> rusqlite::Result<Option<u32>> {
+pub(super) fn format_of(connection: &Connection) -> rusqlite::Result<Option<u32>> {
     let tables: u32 =
         connection
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'", [], |row| row.get(0))?;
@@ -311,10 +312,17 @@ impl Store for Sqlite {
         position: &'a Position,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let row = (pipeline.to_owned(), position.as_text().to_owned());
+        // For people: an older program does not miss it, so it raises no format.
+        let time = (time_key(pipeline), self.unix_seconds().to_string());
         Box::pin(self.run("keep a checkpoint", move |connection| {
             let put = "INSERT INTO pipelines (name, clean, position) VALUES (?1, 0, ?2)
                        ON CONFLICT (name) DO UPDATE SET position = excluded.position";
-            connection.prepare_cached(put)?.execute(row).map(drop)
+            let put_time = "INSERT INTO meta (key, value) VALUES (?1, ?2)
+                            ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+            let transaction = connection.transaction()?;
+            transaction.prepare_cached(put)?.execute(row)?;
+            transaction.prepare_cached(put_time)?.execute(time)?;
+            transaction.commit()
         }))
     }
 

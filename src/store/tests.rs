@@ -369,3 +369,41 @@ fn targets_share_the_bounds() {
     let limits = LetterLimits::of_each(2, 256 << 20, &Budget::new(64 << 20));
     assert_eq!(limits, LetterLimits { disk_bytes: 128 << 20, memory_bytes: 4 << 20 });
 }
+
+#[tokio::test]
+async fn a_look_from_outside_sees_what_is_kept_beside_the_process_and_after_it() {
+    let folder = Folder::new();
+    let targets = ["search".to_owned(), "second".to_owned()];
+    let looked = || look(&folder.0, "shop", &targets).unwrap();
+    assert!(looked().is_none() && !is_in_use(&folder.0));
+    let store = folder.open().unwrap();
+    assert_eq!(looked(), Some(Looked { dead_letters: vec![0, 0], ..Looked::default() }));
+    assert!(is_in_use(&folder.0));
+    let before = RealWorld::shared().unix_seconds();
+    store.begin("shop", &indices("uuid")).await.unwrap();
+    assert_eq!(looked().unwrap().checkpoint_unix_seconds, None);
+    store.checkpoint("shop", &position(1)).await.unwrap();
+    let letters = store.letters("shop/second", LIMITS, &budget()).await.unwrap();
+    letters.keep(letter("a", 1)).await.unwrap();
+    letters.keep(letter("b", 1)).await.unwrap();
+    letters.keep(letter("b", 2)).await.unwrap();
+    assert_eq!(DeadLetters::count(&letters), 2, "one for each place");
+    let running = looked().unwrap();
+    assert!((running.has_checkpoint, running.clean) == (true, false));
+    assert!(
+        running.checkpoint_unix_seconds.is_some_and(|at| at >= before && at < before + 600),
+        "{running:?}"
+    );
+    assert_eq!(running.dead_letters, [0, 2]);
+    letters.superseded("products", b"b", Version::from_target(2)).await.unwrap();
+    assert_eq!((DeadLetters::count(&letters), looked().unwrap().dead_letters), (1, vec![0, 1]));
+    store.finish("shop", None).await.unwrap();
+    drop((letters, store));
+    let after = looked().unwrap();
+    assert!(after.clean && !is_in_use(&folder.0));
+    assert_eq!(after.checkpoint_unix_seconds, running.checkpoint_unix_seconds);
+    // And a process can begin beside it.
+    let store = folder.open().unwrap();
+    store.forget("shop").await.unwrap();
+    assert_eq!(looked(), Some(Looked { dead_letters: vec![0, 0], ..Looked::default() }));
+}

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rowtide::config::{Auth, Existing, PipelineSettings, TableShape, TargetSettings};
+use rowtide::controls::Controls;
 use rowtide::pipeline::{Parts, PipelineError, TargetParts, run_parts};
 use rowtide::status::Status;
 use rowtide::target::elasticsearch::Trust;
@@ -220,6 +221,7 @@ impl Run {
             store: store(""),
             budget: budget.clone(),
             document_bytes_max: 1 << 20,
+            controls: Controls::default(),
         };
         let (stopper, stop) = Stop::pair();
         let (sender, status) = watch::channel(Status::default());

@@ -125,6 +125,12 @@ impl DeadLetters for SimStore {
         })
     }
 
+    fn count(&self) -> u64 {
+        let env = self.env.lock();
+        let own = |disk: &Disk| disk.letters.keys().filter(|(of, _)| of.starts_with(self.letters_of)).count();
+        env.disks.get(&self.disk).map_or(0, own) as u64
+    }
+
     fn holds(&self, index: &str, id: &[u8]) -> bool {
         let env = self.env.lock();
         let place = self.place(index, id);

@@ -10,6 +10,7 @@ use sources::position::{Position, Version};
 use sources::world::{BoxFuture, Moment, RealWorld, SharedWorld};
 use tokio::sync::mpsc;
 
+use crate::controls::Controls;
 use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters};
 use crate::lanes::{Action, Dead, Drained, Event, Kind, Lanes, Settings, Stopped, Surroundings};
 use crate::ledger::{Checkpoint, Ledger};
@@ -288,6 +289,9 @@ impl DeadLetters for Letters {
             Ok(())
         })
     }
+    fn count(&self) -> u64 {
+        self.kept.lock().unwrap().len() as u64
+    }
     fn holds(&self, _: &str, id: &[u8]) -> bool {
         self.kept.lock().unwrap().contains_key(std::str::from_utf8(id).unwrap())
     }
@@ -322,6 +326,7 @@ pub(super) struct Rig {
     pub(super) ledger: Ledger,
     pub(super) halts: Vec<Halt>,
     pub(super) permit: Arc<std::sync::atomic::AtomicBool>,
+    pub(super) controls: Controls,
 }
 
 pub(super) const CHARGE: usize = 1000;
@@ -347,7 +352,9 @@ impl Rig {
         let letters = Arc::new(letters);
         let permit = Arc::new(std::sync::atomic::AtomicBool::new(true));
         let given = permit.clone();
+        let controls = Controls::default();
         let surroundings = Surroundings {
+            controls: controls.clone(),
             world: world.clone(),
             target: model.clone(),
             dead_letters: letters.clone(),
@@ -355,7 +362,7 @@ impl Rig {
         };
         let (lanes, events) = Lanes::start(settings, surroundings);
         let (budget, ledger) = (Budget::new(1 << 30), Ledger::new());
-        Self { lanes, events, model, letters, world, budget, ledger, halts: Vec::new(), permit }
+        Self { lanes, events, model, letters, world, budget, ledger, halts: Vec::new(), permit, controls }
     }
 
     pub(super) fn fault(&self, faults: impl IntoIterator<Item = Fault>) {

@@ -1,4 +1,4 @@
-//! `rowtide pause`, `resume`, `throttle`: what a running process is asked through its control channel.
+//! `rowtide pause`, `resume`, `throttle`, `restart`: what a running process is asked through its control channel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -65,6 +65,10 @@ pub(super) fn pause(args: &NamedArgs) -> Exit {
 
 pub(super) fn resume(args: &NamedArgs) -> Exit {
     act(args, "resume", None)
+}
+
+pub(super) fn restart(args: &NamedArgs) -> Exit {
+    act(args, "restart", None)
 }
 
 pub(super) fn throttle(args: &ThrottleArgs) -> Exit {

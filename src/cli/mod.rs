@@ -46,6 +46,8 @@ enum Command {
     Resume(channel::NamedArgs),
     /// Sets how fast a pipeline sends, while it runs
     Throttle(channel::ThrottleArgs),
+    /// Starts a pipeline of a running process again, one that has halted too
+    Restart(channel::NamedArgs),
     /// Takes down what a retired source holds: slot, publication, state, and the index if told so
     Remove(RemoveArgs),
     /// Lists, shows, sends again or deletes the documents that an index refused
@@ -127,6 +129,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Pause(args) => channel::pause(&args),
         Command::Resume(args) => channel::resume(&args),
         Command::Throttle(args) => channel::throttle(&args),
+        Command::Restart(args) => channel::restart(&args),
     }
     .into()
 }

@@ -212,6 +212,7 @@ async fn one_that_halts_leaves_the_other_alone_and_says_why_to_the_end() {
     let mut pair = Pair::set(Postgres::shared().await, setup).await;
     // Of one target both, and then one data directory and one state index.
     let beside = Beside::set(&mut pair, "").await;
+    pair.configure(&format!("\n[http]\nlisten = \"127.0.0.1:{}\"\n", free_port(0)));
     pair.sql(&insert(1, 500)).await;
     beside.client.batch_execute(&insert(1, 300)).await.unwrap();
     pair.rowtide.allow("halted: a person must act");
@@ -235,16 +236,24 @@ async fn one_that_halts_leaves_the_other_alone_and_says_why_to_the_end() {
     let line = said(&pair.rowtide, &beside.name).pop().unwrap();
     assert!(line.fields["reason"].as_str().unwrap().starts_with("alias-gone: "), "{}", line.text);
 
+    // Started again, the one goes on where it was, and the other one says why it does not.
+    for pipeline in [&name, &beside.name] {
+        let output = pair.rowtide.call(&["restart", pipeline, "--config", "rowtide.toml"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    poll_until("the second halt", PATIENCE, async || {
+        let halts = |line: &&Line| line.message == "halted: a person must act";
+        (pair.rowtide.log().iter().filter(halts).count() == 2).then_some(())
+    })
+    .await;
     pair.sql(&insert(501, 1_000)).await;
     pair.sql("UPDATE t SET n = 7 WHERE id % 3 = 0; DELETE FROM t WHERE id % 7 = 0").await;
     pair.become_equal().await;
     // The worst of both.
     let (code, log) = pair.rowtide.stop();
     assert_eq!(code, 3);
-    assert!(
-        log.iter()
-            .any(|line| line.message == "the pipeline ends" && line.fields["span"]["pipeline"] == *name)
-    );
+    let ends = |line: &&Line| line.message == "the pipeline ends" && line.fields["span"]["pipeline"] == *name;
+    assert_eq!(log.iter().filter(ends).count(), 2, "restarted once, and stopped");
 }
 
 async fn reach(running: &Running, state: State) -> Status {

@@ -42,7 +42,7 @@ async fn letters_are_listed_and_shown_beside_the_process_and_nothing_else_is_all
     let (_, said) = letters(&pair.rowtide, "show", &["--id", "bad"]);
     assert!(said.contains("secret-body") && said.contains("reason: 400 "), "{said}");
     let (code, said) = letters(&pair.rowtide, "list", &["--table", "public.other"]);
-    assert!(code == 2 && said.contains("no table public.other; it has public.t"), "{said}");
+    assert!(code == 2 && said.contains("no table is called public.other; there are public.t"), "{said}");
     let (code, said) = letters(&pair.rowtide, "list", &["--pipeline", "other"]);
     assert!(code == 2 && said.contains("there is no [pipelines.other]"), "{said}");
 

@@ -1,5 +1,6 @@
 //! From the queue to the lanes, and from the lanes back to the ledger.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::barrier::Barrier;
 use super::branch::{Branch, drained, left, newest_durable, next_event};
 use super::report::Rate;
 use super::saver::Saver;
-use super::{PipelineError, SourceEnd, judge_source};
+use super::{PipelineError, SourceEnd, judge_source, waits};
 use crate::controls::{Controls, Throttle};
 use crate::lanes::{Action, Event, Lanes, Stopped};
 use crate::ledger::{Checkpoint, Counts};
@@ -27,6 +28,9 @@ use crate::store::Store;
 
 /// Between two updates of the status.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
+
+/// A healthy target has answered by then; what is waited for longer is told.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
 
 /// Why taking in has ended.
 pub(super) enum Ended {
@@ -188,9 +192,7 @@ impl Intake {
         let highest = items.iter().filter_map(place_of).max();
         if let Some(offset) = highest {
             let version = self.version(offset)?;
-            for branch in &self.branches {
-                branch.lease.ensure_ceiling(version.get()).await?;
-            }
+            self.raise_ceilings(version).await?;
             self.highest = self.highest.max(version.get());
         }
         let mut actions = self.outgoing(items.len());
@@ -212,6 +214,25 @@ impl Intake {
             }
         }
         self.submit(actions, charge);
+        Ok(())
+    }
+
+    /// Nothing is issued above what each target's state document allows; a target that is away is waited for.
+    async fn raise_ceilings(&self, version: Version) -> Result<(), PipelineError> {
+        for branch in &self.branches {
+            if version.get() <= branch.lease.ceiling() {
+                continue;
+            }
+            let mut raised = pin!(branch.lease.ensure_ceiling(version.get()));
+            tokio::select! {
+                biased;
+                done = &mut raised => done?,
+                () = self.world.sleep(TOLD_AFTER) => {
+                    waits(&self.status, &format!("the target {} to answer, before its first document", branch.name));
+                    raised.await?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! A page of HTML for an answer, as a proxy or a captive portal sends it: nothing is taken for written, nothing is lost.
+//! A page of HTML for an answer, as a proxy or a captive portal sends it, or none: nothing is taken for written, nothing is lost.
 
 use serde_json::Value;
 
@@ -42,4 +42,24 @@ async fn a_page_with_502_is_waited_through() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_with_200_is_no_success() {
     waits_through("200 OK", "not a bulk answer").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_goes_before_the_first_document_is_waited_for_in_words() {
+    let setup = Setup { sql: "CREATE TABLE t (id int PRIMARY KEY)", tables: &["t"], ..Setup::default() };
+    let mut pair = Pair::filled(setup).await;
+    for message in ["could not renew the lease", "the end was not clean"] {
+        pair.rowtide.allow(message);
+    }
+    pair.proxy.cut(true);
+    pair.sql("INSERT INTO t VALUES (1)").await;
+    poll_until("a status that says so", PATIENCE, async || {
+        let reason = |value: &Value| value.as_str().is_some_and(|reason| reason.contains("first document"));
+        let log = pair.rowtide.log();
+        log.iter().any(|line| line.fields.get("reason").is_some_and(reason)).then_some(())
+    })
+    .await;
+    pair.proxy.cut(false);
+    pair.become_equal().await;
+    pair.stop();
 }

@@ -8,6 +8,8 @@
 //! Guarantees: a [`Config`] is valid; a key that nobody knows is refused; everything that is wrong is
 //! said at once, each with file, line, key and fix; no message holds a secret.
 
+#[cfg(test)]
+mod bounds_tests;
 mod condition;
 mod dead_letters;
 mod environment;

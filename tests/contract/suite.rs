@@ -243,19 +243,18 @@ impl<O: Origin> Stage<O> {
         let chunks = (READERS + LANES) * plan.chunk_rows;
         let ahead = chunks.max(AHEAD.min(plan.rows_in_all() / 4));
         let backfill = self.kills.iter().filter(|kill| kill.phase == Phase::Backfill).count() as u64;
-        let calm_again = again.max(backfill * ahead * plan.calm_rows() / plan.rows_in_all());
         let in_flight = backfill * ahead + (self.kills.len() as u64 - backfill) * chunks;
         let again_inside =
             self.kills.iter().filter(|kill| kill.phase == Phase::Giant).count() as u64 * INSIDE;
         let (received, bound) = (self.proxy.documents(), rows + changes + in_flight + again_inside);
-        let (calm, calm_bound) = (self.proxy.seen(&field(Tag::Calm)), plan.calm_rows() + calm_again);
+        let (calm, calm_bound) = (self.proxy.seen(&field(Tag::Calm)), plan.calm_rows() + again);
         let giant_rows = plan.giant_rows * TABLES as u64;
         let (giant, giant_bound) =
             (self.proxy.seen(&field(Tag::Giant)), 2 * giant_rows + again + again_inside);
         println!(
             "documents received {received} ≤ {bound}: {rows} rows + {changes} changes + {in_flight} + {again_inside}"
         );
-        println!("calm rows received {calm} ≤ {calm_bound}: {} rows + {calm_again}", plan.calm_rows());
+        println!("calm rows received {calm} ≤ {calm_bound}: {} rows + {again}", plan.calm_rows());
         println!(
             "rows of the giant transaction received {giant} ≤ {giant_bound}: 2 × {giant_rows} + {again} + {again_inside}"
         );

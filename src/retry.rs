@@ -17,7 +17,7 @@ use crate::target::TargetError;
 
 mod room;
 
-pub use room::never_fits;
+use room::never_fits;
 
 /// The first wait after a failure: long enough for a refused burst to pass.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -103,6 +103,7 @@ pub fn judge(happened: Happened<'_>) -> Verdict {
             TargetError::NotExecuted { .. }
             | TargetError::Unresolved { .. }
             | TargetError::TimedOut { .. } => again(Duration::ZERO, error.to_string()),
+            TargetError::Busy { reason, .. } if never_fits(reason, 0) => Verdict::Split,
             TargetError::Busy { .. } => Verdict::Busy { why: error.to_string() },
             TargetError::TooLarge { .. } => Verdict::Split,
             TargetError::Conflict { context, reason } => halt(
@@ -269,9 +270,13 @@ mod tests {
     fn every_failed_request_has_one_end() {
         let context = "send a bulk request";
         let reason = String::new;
+        let sizes =
+            |bytes| format!("status 429: coordinating_operation_bytes={bytes}, max_coordinating_bytes=8");
         let table = [
             (TargetError::NotExecuted { context, reason: reason() }, "again"),
             (TargetError::Busy { context, reason: reason() }, "busy"),
+            (TargetError::Busy { context, reason: sizes(8) }, "busy"),
+            (TargetError::Busy { context, reason: sizes(9) }, "split"),
             (TargetError::Unresolved { context, reason: reason() }, "again"),
             (TargetError::TimedOut { context, reason: reason() }, "again"),
             (TargetError::TooLarge { context }, "split"),

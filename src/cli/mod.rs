@@ -9,6 +9,7 @@ mod remove;
 mod report;
 mod run;
 mod status;
+mod taking;
 mod words;
 
 use std::io::IsTerminal;

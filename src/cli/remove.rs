@@ -15,9 +15,10 @@ use std::time::Duration;
 use sources::source::{Finding, Removed, SourceError};
 use sources::world::{SharedWorld, within};
 
+use super::taking::{LEASE_WITHIN, Taken, take};
 use super::{Exit, check};
 use crate::config::{Config, PipelineConfig, TargetSettings};
-use crate::lease::{Claim, Lease, LeaseError, Waiting};
+use crate::lease::{Claim, Lease, LeaseError};
 use crate::retry::Halt;
 use crate::store::{Kept, Sqlite};
 use crate::target::elasticsearch::Elasticsearch;
@@ -25,8 +26,6 @@ use crate::target::{StateDocument, Target, TargetError};
 
 /// A server that has not answered by then is away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// A lease that is not renewed ends after 10 s; one that lasts longer is alive.
-const LEASE_WITHIN: Duration = Duration::from_secs(15);
 
 /// How long a request that was sent may still be executed.
 const QUARANTINE: Duration = Duration::from_secs(10);
@@ -197,37 +196,18 @@ impl Removal {
             None => (format!("{:016x}", self.world.random()), false),
         };
         let claim = Claim { id: id.clone(), store: owner, store_is_locked };
-        let holder = std::sync::Mutex::new(None);
-        let told = |waiting| {
-            let text = match waiting {
-                Waiting::ForOwner(owner) => format!("another process ({owner}) holds the lease of {id}"),
-                Waiting::ForTarget(error) => error.to_string(),
-            };
-            if let Ok(mut holder) = holder.lock() {
-                *holder = Some(text);
-            }
-        };
-        let acquired =
-            within(&*self.world, LEASE_WITHIN, Lease::acquire(target, self.world.clone(), claim, &told))
-                .await;
-        match acquired {
-            Some(Ok((lease, before))) => {
+        match take(target, &self.world, claim, (&format!("the lease of {id}"), "")).await {
+            Taken::Ours(lease, before) => {
                 let document = before.unwrap_or_else(|| lease.document());
                 Ok(State::Held(lease, Box::new(document)))
             }
-            Some(Err(error)) => {
+            Taken::Refused(error) => {
                 self.failed_at("target", &error.to_string());
                 Ok(State::Unknown)
             }
-            None => Err(Halt {
-                state: "lease-alive",
-                what: holder
-                    .into_inner()
-                    .ok()
-                    .flatten()
-                    .unwrap_or_else(|| format!("the lease of {id} is held")),
-                hint: "stop that process first".to_owned(),
-            }),
+            Taken::Alive(what) => {
+                Err(Halt { state: "lease-alive", what, hint: "stop that process first".to_owned() })
+            }
         }
     }
 

@@ -187,7 +187,8 @@ impl Channel {
                 Ok(json(status, &wire::Health { ok: ready }))
             }
             Route::Metrics => {
-                let text = metrics::text(&self.process(), &self.pipelines().pipelines);
+                let wire::Pipelines { process, pipelines } = self.pipelines();
+                let text = metrics::text(&process, &pipelines);
                 Ok(answer(StatusCode::OK, METRICS_TYPE, text))
             }
         }

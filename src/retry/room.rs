@@ -17,7 +17,7 @@ const FORMS: [(&str, &str); 6] = [
 
 /// Whether `reason`, that of a refusal with `429` or of a circuit breaker, means that a request of (at least)
 /// `bytes` is refused however long one waits.
-pub fn never_fits(reason: &str, bytes: u64) -> bool {
+pub(super) fn never_fits(reason: &str, bytes: u64) -> bool {
     FORMS.iter().any(|&(size, most)| {
         let (Some(size_said), Some(most)) = (number_after(reason, size), number_after(reason, most)) else {
             return false;

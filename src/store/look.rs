@@ -2,13 +2,14 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::StoreError;
 use super::data_dir::{DATABASE_FILE, LOCK_FILE};
 use super::letters::letters_of;
-use super::sqlite::{FORMAT, format_of};
+use super::sqlite::{format_of, judge_format};
 
 /// What a store keeps of a pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,23 +38,27 @@ pub fn is_in_use(data_dir: &Path) -> bool {
 
 /// What is kept of a pipeline with these targets; `None` where there is no store. Blocks for some milliseconds.
 pub fn look(data_dir: &Path, pipeline: &str, targets: &[String]) -> Result<Option<Looked>, StoreError> {
+    let failed = |error| StoreError::Sqlite { context: "look into the store", error };
+    let Some(connection) = open_beside(data_dir)? else { return Ok(None) };
+    if format_of(&connection).map_err(failed)?.is_none() {
+        return Ok(None);
+    }
+    read(&connection, pipeline, targets).map(Some).map_err(failed)
+}
+
+/// The store's file, to be read beside a process that may have it; `None` where there is none. In WAL mode a
+/// reader never waits for the writer, nor the writer for it.
+pub(super) fn open_beside(data_dir: &Path) -> Result<Option<Connection>, StoreError> {
     let file = data_dir.join(DATABASE_FILE);
     if !file.exists() {
         return Ok(None);
     }
-    let context = "look into the store";
-    let failed = |error| StoreError::Sqlite { context, error };
+    let failed = |error| StoreError::Sqlite { context: "open the store", error };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&file, flags).map_err(failed)?;
-    connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(failed)?;
-    match format_of(&connection).map_err(failed)? {
-        None => return Ok(None),
-        Some(found) if found > FORMAT => {
-            return Err(StoreError::Newer { path: file.display().to_string(), found, known: FORMAT });
-        }
-        Some(_) => {}
-    }
-    read(&connection, pipeline, targets).map(Some).map_err(failed)
+    connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
+    judge_format(&connection, &file)?;
+    Ok(Some(connection))
 }
 
 fn read(connection: &Connection, pipeline: &str, targets: &[String]) -> rusqlite::Result<Looked> {

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use sources::budget::Budget;
 use sources::position::Position;
 use sources::world::{BoxFuture, SharedWorld};
@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::data_dir::{self, DATABASE_FILE, Lock};
 use super::letters::{LetterLimits, Letters, letters_of};
-use super::look::time_key;
+use super::look::{open_beside, time_key};
 use super::{Saved, Store, StoreError};
 use crate::dead_letters::DeadLetterError;
 
@@ -102,16 +102,8 @@ impl Sqlite {
     /// Opens the store to look into it, beside a process that may have it: nothing is made, changed or locked,
     /// and whatever would change it fails. `None` where there is no store.
     pub fn look(data_dir: &Path, world: &SharedWorld) -> Result<Option<Self>, StoreError> {
-        let file = data_dir.join(DATABASE_FILE);
-        if !file.exists() {
-            return Ok(None);
-        }
+        let Some(connection) = open_beside(data_dir)? else { return Ok(None) };
         let failed = |error| StoreError::Sqlite { context: "open the store", error };
-        // In WAL mode a reader never waits for the writer, nor the writer for it.
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&file, flags).map_err(failed)?;
-        connection.busy_timeout(Duration::from_secs(10)).map_err(failed)?;
-        judge_format(&connection, &file)?;
         let select = "SELECT value FROM meta WHERE key = 'owner'";
         let owner = connection.query_row(select, [], |row| row.get(0)).map_err(failed)?;
         Self::start(connection, owner, None, data_dir, world).map(Some)
@@ -215,7 +207,7 @@ fn connect(file: &PathBuf, random: u64) -> Result<(Connection, String), StoreErr
 }
 
 /// Refuses what a newer program made.
-fn judge_format(connection: &Connection, file: &Path) -> Result<(), StoreError> {
+pub(super) fn judge_format(connection: &Connection, file: &Path) -> Result<(), StoreError> {
     let failed = |error| StoreError::Sqlite { context: "read the store's format", error };
     match format_of(connection).map_err(failed)? {
         Some(found) if found > FORMAT => {

@@ -67,12 +67,6 @@ async fn more_letters_than_the_bound_halt_and_a_retry_frees_the_room() {
     assert!((20..64).contains(&kept), "{kept} letters");
     let (code, said) = letters(&pair.rowtide, "retry", &[]);
     assert_eq!((code, pair.rowtide.letters().len()), (3, kept), "refused again in a full store: {said}");
-    pair.mend_the_mapping().await;
-    let (code, said) = letters(&pair.rowtide, "retry", &[]);
-    assert!(code == 0 && pair.rowtide.letters().is_empty(), "{said}");
-    pair.rowtide.run_again();
-    pair.wait_until_following().await;
-    pair.caught_up().await;
-    pair.assert_equal().await;
+    pair.mend_and_retry().await;
     pair.stop();
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{letters, pair};
+use super::pair;
 use crate::harness::{Random, Scale, scale, seed};
 
 /// Rows that are there at first, and changes that follow, in thousands.
@@ -57,13 +57,7 @@ async fn every_poisoned_key_is_a_letter_or_superseded_and_a_retry_leaves_none() 
         assert!(*has_body && reason.starts_with("400 ") && reason.contains("[v]"), "{id}: {reason}");
     }
     pair.stop();
-    pair.mend_the_mapping().await;
-    let (code, said) = letters(&pair.rowtide, "retry", &[]);
-    assert!(code == 0 && pair.rowtide.letters().is_empty(), "{said}");
-    pair.rowtide.run_again();
-    pair.wait_until_following().await;
-    pair.caught_up().await;
-    pair.assert_equal().await;
+    pair.mend_and_retry().await;
     assert!(pair.rowtide.letters().is_empty());
     pair.stop();
 }

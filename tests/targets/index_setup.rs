@@ -3,34 +3,24 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use rowtide::target::elasticsearch::{Elasticsearch, Settings};
+use rowtide::target::elasticsearch::Elasticsearch;
 use rowtide::target::{Easing, IndexSetup, IndexSpec, Odd, Outcome, Target, TargetError};
 use serde_json::{Map, Value, json};
-use sources::change::{Column, Kind};
-use sources::world::RealWorld;
+use sources::change::Kind;
 
 use crate::harness::pair::{PATIENCE, Pair, Setup};
 use crate::harness::servers::{Engine, Postgres, Search};
 use crate::harness::{fresh_name, poll_until};
-use crate::traps::elasticsearch::bulk;
+use crate::traps::elasticsearch::{self, bulk};
 
 const ENGINES: [Engine; 2] = [Engine::Elasticsearch8, Engine::OpenSearch2];
 
 fn target(search: &Search) -> Elasticsearch {
-    let nodes = vec![format!("http://127.0.0.1:{}", search.port())];
-    Elasticsearch::new(Settings::new(nodes), RealWorld::shared()).unwrap()
+    elasticsearch::target(&[search.port()])
 }
 
 fn spec(alias: &str, fields: &[(&str, Kind)], setup: IndexSetup) -> IndexSpec {
-    let column = |name: &str, kind: &Kind| Column { name: name.into(), kind: kind.clone() };
-    IndexSpec {
-        alias: alias.to_owned(),
-        pipeline: "test".to_owned(),
-        fields: fields.iter().map(|(name, kind)| ((*name).to_owned(), column(name, kind))).collect(),
-        shape_hash: "shape".to_owned(),
-        setup,
-        easing: Easing::Nothing,
-    }
+    IndexSpec { setup, easing: Easing::Nothing, ..elasticsearch::spec(alias, fields) }
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -53,12 +53,12 @@ mod on_es8_and_os2 {
     super::tests_on!([Engine::Elasticsearch8, Engine::OpenSearch2]);
 }
 
-fn target(ports: &[u16]) -> Elasticsearch {
+pub(crate) fn target(ports: &[u16]) -> Elasticsearch {
     let nodes = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
     Elasticsearch::new(Settings::new(nodes), RealWorld::shared()).unwrap()
 }
 
-fn spec(alias: &str, fields: &[(&str, Kind)]) -> IndexSpec {
+pub(crate) fn spec(alias: &str, fields: &[(&str, Kind)]) -> IndexSpec {
     let column = |name: &str, kind: &Kind| Column { name: name.into(), kind: kind.clone() };
     IndexSpec {
         alias: alias.to_owned(),

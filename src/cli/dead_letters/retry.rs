@@ -8,9 +8,10 @@ use sources::budget::Budget;
 use sources::world::within;
 
 use super::{Exit, Failed, Work, words};
+use crate::cli::taking::{Taken, take};
 use crate::config::{PipelineConfig, TargetSettings};
 use crate::lanes::Settings;
-use crate::lease::{Claim, Lease, Waiting};
+use crate::lease::{Claim, Lease};
 use crate::resend::{Resend, Resent, Tell, Told};
 use crate::retry::Halt;
 use crate::store::{Choice, LetterLimits, Sqlite, Store, letters_of};
@@ -19,8 +20,6 @@ use crate::target::{Target, TargetError};
 
 /// A server that has not answered by then is away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// A lease that is not renewed ends after 10 s; one that lasts longer is alive.
-const LEASE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Sends the chosen letters again, target by target.
 pub(super) async fn retry(work: Work) -> Result<Exit, Failed> {
@@ -131,22 +130,10 @@ async fn hold(
         let hint = "nobody knows any more which versions its indices hold: fill them anew".to_owned();
         return Err(Failed::Halt(Halt { state: "state-gone", what, hint }));
     }
-    let holder = std::sync::Mutex::new(None);
-    let told = |waiting| {
-        let text = match waiting {
-            Waiting::ForOwner(owner) => {
-                format!("another process ({owner}) holds the lease of {id} on {name}")
-            }
-            Waiting::ForTarget(error) => format!("target {name}: {error}"),
-        };
-        if let Ok(mut holder) = holder.lock() {
-            *holder = Some(text);
-        }
-    };
     let claim = Claim { id: id.clone(), store: store.owner().to_owned(), store_is_locked: true };
-    let acquiring = Lease::acquire(target, work.world.clone(), claim, &told);
-    match within(&*work.world, LEASE_WITHIN, acquiring).await {
-        Some(Ok((lease, _))) => {
+    let words = (format!("the lease of {id} on {name}"), format!("target {name}: "));
+    match take(target, &work.world, claim, (&words.0, &words.1)).await {
+        Taken::Ours(lease, _) => {
             if !lease.found_clean() {
                 eprintln!(
                     "waiting 10 s: the last process did not end in order, and may have requests under way"
@@ -154,10 +141,8 @@ async fn hold(
             }
             Ok(lease)
         }
-        Some(Err(error)) => Err(Failed::Halt(error.into())),
-        None => {
-            let what = holder.into_inner().ok().flatten();
-            let what = what.unwrap_or_else(|| format!("the lease of {id} on {name} is held"));
+        Taken::Refused(error) => Err(Failed::Halt(error.into())),
+        Taken::Alive(what) => {
             let hint = "stop that process first, or look at the target".to_owned();
             Err(Failed::Halt(Halt { state: "lease-alive", what, hint }))
         }

@@ -2,7 +2,6 @@
 
 use serde::Deserialize;
 
-use crate::retry::never_fits;
 use crate::target::TargetError;
 
 /// A whole answer.
@@ -17,7 +16,6 @@ pub(in super::super) fn failure(context: &'static str, answer: &Answer) -> Targe
     let reason = format!("status {}: {said}", answer.status);
     let halt = |hint: &str| TargetError::Halt { context, reason: reason.clone(), hint: hint.to_owned() };
     match answer.status {
-        429 if never_fits(&reason, 0) => TargetError::TooLarge { context },
         429 => TargetError::Busy { context, reason },
         413 => TargetError::TooLarge { context },
         401 => halt("check the target's login: username and password, api_key, or bearer_token"),
@@ -97,9 +95,6 @@ mod tests {
         let busy = failure("bulk", &answer(429, json));
         assert!(matches!(&busy, TargetError::Busy { reason, .. } if reason.contains("es_rejected")));
         assert!(matches!(failure("bulk", &answer(413, "")), TargetError::TooLarge { .. }));
-        let sizes = "coordinating_operation_bytes=9, max_coordinating_bytes=8";
-        let large = failure("bulk", &answer(429, &json.replace("full", sizes)));
-        assert!(matches!(large, TargetError::TooLarge { .. }));
         for status in [301, 400, 401, 403, 404, 405, 406, 415] {
             assert!(matches!(failure("bulk", &answer(status, "{}")), TargetError::Halt { .. }), "{status}");
         }
